@@ -1,0 +1,52 @@
+"""Structured logs: one line an event, JSON for programs or coloured text for people.
+
+The correlation id of a request is bound to the context and stands in every line logged during it.
+Keys, secrets and bodies are never logged; nothing here could print them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+
+def configure_logging(level: str, fmt: str, process: str) -> None:
+    """Send structlog and the standard library's logging to stderr as `fmt` (json or console) from `level` on."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer() if fmt == "json" else structlog.dev.ConsoleRenderer()
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(threshold, logging.WARNING))
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger whose lines carry `component=name` and whatever is bound to the context."""
+    return structlog.get_logger(component=name)
