@@ -1,0 +1,316 @@
+#!lua
+-- Admit a batch of requests: count each against its key's rate limit, begin its idempotency key, claim its slot.
+--
+-- KEYS[1]  hash    pending claims and releases, by token
+-- KEYS[n]  the keys the items name by their index: rate counters (string), idempotency marks (string),
+--          rosters (hash), open, occupied and full planes (string), day counts (string of u16),
+--          scores (string of u32, millionths), limits (string of u16), deficits (string of i32)
+-- ARGV[1]  msgpack [claim_ttl_ms, items]; an item is [rate, idempotency, claim, roster], each false when absent
+--          rate        [key, limit, window_ms]                     limit 0 means counted but never refused
+--          idempotency [key, fingerprint, mark_ttl_ms, owner]
+--          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, turn,
+--                       scores, limits, deficits, start_cell, idempotency_key_name]
+--            segments  [[open, occupied, first, count, open_first, open_count] ...] one a UTC day
+--            dates     [[zone_field or false, full, counts, local_day] ...] one a zone of the team
+--            strategy  'balanced' | 'score' | 'requested'; column -1 unless requested
+--          roster      key of the roster whose version and revision a read wants
+--
+-- Reply: one array an item: [outcome, rate_count, rate_reset_ms, ...]
+--   limited      over the rate limit; nothing else was done
+--   admitted     counted (a read): version, revision of the roster (0, 0 when no roster was named)
+--   unknown_org  the roster is not in Redis: publish it
+--   stale        the roster has another version or width than the claim: version
+--   unknown_day  a day of the grid is not in Redis: derive it
+--   replay       the idempotency key has its answer: the answer
+--   reused       the idempotency key has the answer of another request
+--   in_progress  a request with the idempotency key is being carried out
+--   taken        nobody of the team is free there: revision of the roster
+--   claimed      column, considered (u16 column, u32 share, i32 deficit each, big-endian)
+--   broken       the item could not be evaluated: the message
+
+local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
+local unpack_bytes, pack_bytes = struct.unpack, struct.pack
+local call = redis.call
+
+local pending = KEYS[1]
+local request = cmsgpack.unpack(ARGV[1])
+local ttl_ms, items = request[1], request[2]
+local time = call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- struct.unpack also returns the next position, which a variadic band would take for an operand.
+local function word_at(bytes, at)
+  local value = unpack_bytes('>I4', bytes, at)
+  return value
+end
+
+local UNITS = 1000000
+local ENOUGH = 32
+
+-- One read of a roster serves every item of the batch: nothing in this script changes its version or teams.
+local rosters = {}
+local function roster_of(key)
+  local seen = rosters[key]
+  if not seen then
+    local head = call('HMGET', key, 'version', 'width')
+    seen = { version = tonumber(head[1]), width = tonumber(head[2]), fields = {} }
+    rosters[key] = seen
+  end
+  return seen
+end
+
+local function field_of(key, roster, name)
+  local value = roster.fields[name]
+  if value == nil then
+    value = call('HGET', key, name)
+    roster.fields[name] = value
+  end
+  return value
+end
+
+local function count_request(rate)
+  local key, limit, window_ms = KEYS[rate[1]], rate[2], rate[3]
+  local count = call('INCR', key)
+  local reset_ms = window_ms
+  if count == 1 then
+    call('PEXPIRE', key, window_ms)
+  else
+    reset_ms = call('PTTL', key)
+    if reset_ms < 0 then
+      call('PEXPIRE', key, window_ms)
+      reset_ms = window_ms
+    end
+  end
+  return (limit == 0 or count <= limit), count, reset_ms
+end
+
+-- The finished answer is 'd' fingerprint(32) answer; the mark of one in flight is 'p' owner.
+local function look_up(idempotency)
+  local value = call('GET', KEYS[idempotency[1]])
+  if not value then return nil end
+  if string.sub(value, 1, 1) == 'p' then
+    if string.sub(value, 2) == idempotency[4] then return nil end
+    return 'in_progress'
+  end
+  if string.sub(value, 2, 33) ~= idempotency[2] then return 'reused' end
+  return 'replay', string.sub(value, 34)
+end
+
+-- The rows a claim needs, read once: [bytes of open rows, bytes of occupied rows, rows before the open ones].
+local function read_rows(claim, width)
+  local rows = {}
+  for i, segment in ipairs(claim[7]) do
+    local first, count, open_first, open_count = segment[3], segment[4], segment[5], segment[6]
+    local occupied = call('GETRANGE', KEYS[segment[2]], first * width, (first + count) * width - 1)
+    if #occupied ~= count * width then return nil end
+    local open = ''
+    if open_count > 0 then
+      open = call('GETRANGE', KEYS[segment[1]], open_first * width, (open_first + open_count) * width - 1)
+      if #open ~= open_count * width then return nil end
+    end
+    rows[i] = { open, occupied, open_count, count }
+  end
+  for i, date in ipairs(claim[8]) do
+    local full = call('GETRANGE', KEYS[date[2]], 0, -1)
+    if #full ~= width then return nil end
+    rows['full' .. i] = full
+  end
+  return rows
+end
+
+-- Columns of word `w` that are members, have not reached their day's limit, and are free on every row.
+local function free_in_word(claim, rows, zones, width, w, members)
+  local at = w * 4 + 1
+  local free = 0
+  for i in ipairs(claim[8]) do
+    local may = bnot(word_at(rows['full' .. i], at))
+    if zones[i] then may = band(may, word_at(zones[i], at)) end
+    free = bor(free, may)
+  end
+  free = band(free, members)
+  for i = 1, #claim[7] do
+    local segment = rows[i]
+    local open, occupied = segment[1], segment[2]
+    for r = 0, segment[4] - 1 do
+      if free == 0 then return 0 end
+      free = band(free, bnot(word_at(occupied, r * width + at)))
+    end
+    for r = 0, segment[3] - 1 do
+      if free == 0 then return 0 end
+      free = band(free, word_at(open, r * width + at))
+    end
+  end
+  return free
+end
+
+local function free_columns(claim, roster, rows, team)
+  local width, found = roster.width, {}
+  local zones = {}
+  for i, date in ipairs(claim[8]) do
+    zones[i] = date[1] and field_of(KEYS[claim[2]], roster, date[1]) or false
+  end
+  local wanted = claim[10]
+  local words = #team / 6
+  for step = 0, words - 1 do
+    local w, members = unpack_bytes('>HI4', team, ((claim[11] + step) % words) * 6 + 1)
+    if wanted >= 0 then
+      members = math.floor(wanted / 32) == w and band(members, lshift(1, 31 - wanted % 32)) or 0
+    end
+    if members ~= 0 then
+      local free = free_in_word(claim, rows, zones, width, w, members)
+      if free ~= 0 then
+        for k = 0, 31 do
+          if band(free, lshift(1, 31 - k)) ~= 0 then found[#found + 1] = w * 32 + k end
+        end
+      end
+    end
+    if #found >= ENOUGH then break end
+  end
+  return found
+end
+
+local function integers(key, first, size, format)
+  local bytes = call('GETRANGE', key, first, first + size - 1)
+  return bytes .. string.rep('\0', size - #bytes)
+end
+
+-- Scores and deficits of the found columns, read a word at a time.
+local function weigh(claim, found)
+  local scores, deficits = {}, {}
+  local word, score_bytes, deficit_bytes = -1, nil, nil
+  for i, column in ipairs(found) do
+    local w = math.floor(column / 32)
+    if w ~= word then
+      word = w
+      score_bytes = integers(KEYS[claim[12]], w * 128, 128)
+      deficit_bytes = integers(KEYS[claim[14]], w * 128, 128)
+    end
+    local at = (column % 32) * 4 + 1
+    scores[i] = word_at(score_bytes, at)
+    deficits[i] = unpack_bytes('>i4', deficit_bytes, at)
+  end
+  return scores, deficits
+end
+
+-- The rule of service/domain/assignment.py, held equal by a property test.
+local function choose(strategy, found, scores, deficits)
+  local shares, best = {}, 1
+  if strategy ~= 'balanced' then
+    for i = 1, #found do
+      if scores[i] > scores[best] or (scores[i] == scores[best] and found[i] < found[best]) then best = i end
+      shares[i] = 0
+    end
+    shares[best] = UNITS
+    return best, shares
+  end
+  local total, given = 0, 0
+  for i = 1, #found do total = total + scores[i] end
+  for i = 1, #found do
+    shares[i] = total > 0 and math.floor(UNITS * scores[i] / total) or math.floor(UNITS / #found)
+    given = given + shares[i]
+  end
+  for i = 2, #found do
+    local owed, most = deficits[i] + shares[i], deficits[best] + shares[best]
+    if owed > most or (owed == most and (scores[i] > scores[best]
+        or (scores[i] == scores[best] and found[i] < found[best]))) then
+      best = i
+    end
+  end
+  shares[best] = shares[best] + UNITS - given
+  return best, shares
+end
+
+local function write_claim(claim, idempotency, roster, found, best, shares, deficits)
+  local width, column = roster.width, found[best]
+  local considered = {}
+  for i = 1, #found do considered[i] = pack_bytes('>HI4i4', found[i], shares[i], deficits[i]) end
+  considered = table.concat(considered)
+  local date = claim[8][1]
+  for i, candidate in ipairs(claim[8]) do
+    if candidate[1] then
+      local zone = roster.fields[candidate[1]]
+      if band(string.byte(zone, math.floor(column / 8) + 1), lshift(1, 7 - column % 8)) ~= 0 then date = candidate end
+    end
+  end
+  local before, count = 0, 0
+  for _, segment in ipairs(claim[7]) do count = count + segment[4] end
+  -- Noted before any bit is set: a process that dies after this line leaves a claim the reconciler can find.
+  call('HSET', pending, claim[6], cmsgpack.pack({ 'claim', now_ms + ttl_ms, claim[1], claim[6], column,
+    claim[15], count, date[4], width, claim[16] or '', considered }))
+  for _, segment in ipairs(claim[7]) do
+    local set = { 'BITFIELD', KEYS[segment[2]] }
+    for row = segment[3], segment[3] + segment[4] - 1 do
+      local n = #set
+      set[n + 1], set[n + 2], set[n + 3], set[n + 4] = 'SET', 'u1', row * width * 8 + column, 1
+    end
+    call(unpack(set))
+  end
+  local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, 1)[1]
+  local limit = call('BITFIELD', KEYS[claim[13]], 'GET', 'u16', '#' .. column)[1]
+  if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
+  if claim[9] == 'balanced' then
+    local change = { 'BITFIELD', KEYS[claim[14]] }
+    for i = 1, #found do
+      local n = #change
+      change[n + 1], change[n + 2], change[n + 3] = 'SET', 'i32', '#' .. found[i]
+      change[n + 4] = deficits[i] + shares[i] - (i == best and UNITS or 0)
+    end
+    call(unpack(change))
+  end
+  call('HINCRBY', KEYS[claim[2]], 'revision', 1)
+  if idempotency then call('SET', KEYS[idempotency[1]], 'p' .. idempotency[4], 'PX', idempotency[3]) end
+  return considered
+end
+
+local function evaluate(item, reply)
+  local rate, idempotency, claim, read = item[1], item[2], item[3], item[4]
+  if rate then
+    local allowed
+    allowed, reply[2], reply[3] = count_request(rate)
+    if not allowed then reply[1] = 'limited' return end
+  end
+  if idempotency then
+    local outcome, answer = look_up(idempotency)
+    if outcome then reply[1], reply[4] = outcome, answer return end
+  end
+  if not claim then
+    reply[1], reply[4], reply[5] = 'admitted', 0, 0
+    if read then
+      local head = call('HMGET', KEYS[read], 'version', 'revision')
+      if not head[1] then reply[1] = 'unknown_org' return end
+      reply[4], reply[5] = tonumber(head[1]), tonumber(head[2] or 0)
+    end
+    return
+  end
+  local roster = roster_of(KEYS[claim[2]])
+  if not roster.version then reply[1] = 'unknown_org' return end
+  if roster.version ~= claim[3] or roster.width ~= claim[4] then
+    reply[1], reply[4] = 'stale', roster.version
+    return
+  end
+  local rows = read_rows(claim, roster.width)
+  if not rows then reply[1] = 'unknown_day' return end
+  local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
+  local found = free_columns(claim, roster, rows, team)
+  if #found == 0 then
+    reply[1], reply[4] = 'taken', tonumber(call('HGET', KEYS[claim[2]], 'revision'))
+    return
+  end
+  local scores, deficits = weigh(claim, found)
+  local best, shares = choose(claim[9], found, scores, deficits)
+  reply[4] = found[best]
+  reply[5] = write_claim(claim, idempotency, roster, found, best, shares, deficits)
+  reply[1] = 'claimed'
+end
+
+local replies = {}
+for i, item in ipairs(items) do
+  local reply = { 'broken', 0, 0, '', '' }
+  local well, problem = pcall(evaluate, item, reply)
+  if not well then
+    reply[1], reply[4] = 'broken', type(problem) == 'table' and problem.err or tostring(problem)
+  end
+  for k = 1, 5 do reply[k] = reply[k] or '' end
+  replies[i] = reply
+end
+return replies

@@ -1,0 +1,88 @@
+"""One call for everybody who is waiting: the shape both the Redis gate and the Postgres commit share.
+
+While a call is in flight the next batch collects; there is no timer, so an idle service answers at once and
+a busy one makes fewer, larger calls. A caller that goes away does not take the batch with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects items and hands them to `call` in batches of at most `most`, `lanes` calls at a time.
+
+    `call` gets the items in the order they came and returns one result each. When it raises, everybody
+    in that batch gets the exception. `observe` is told the size of each batch.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        most: int,
+        lanes: int = 1,
+        observe: Callable[[int], None] | None = None,
+    ) -> None:
+        self._call = call
+        self._most = most
+        self._free_lanes = lanes
+        self._observe = observe
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._scheduled = False
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        """How many items wait for a lane."""
+        return len(self._waiting)
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """A future for the item's result; await it, or shield it when the item must outlive the caller."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future))
+        if self._free_lanes and not self._scheduled:
+            # call_soon, not now: every request parsed in this turn of the loop joins the batch.
+            self._scheduled = True
+            loop.call_soon(self._start)
+        return future
+
+    async def drain(self) -> None:
+        """Wait until nothing is waiting or in flight."""
+        while self._waiting or self._running:
+            if self._running:
+                await asyncio.wait(self._running)
+            else:
+                await asyncio.sleep(0)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        while self._free_lanes and self._waiting:
+            batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
+            self._free_lanes -= 1
+            task = asyncio.ensure_future(self._run(batch))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if self._observe is not None:
+            self._observe(len(batch))
+        try:
+            results = await self._call([item for item, _ in batch])
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        except BaseException as problem:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(problem)
+            if not isinstance(problem, Exception):
+                raise
+        finally:
+            self._free_lanes += 1
+            self._start()

@@ -1,0 +1,141 @@
+"""An appointment, what may become of it, and the one way it is shown.
+
+The shape is CONTRACT's; `render` makes it once and the same bytes go to the client, into the event and
+into the idempotency record, so a replay can only be the very same answer.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+import orjson
+
+from service.domain.assignment import reason_of
+from service.errors import StateConflict
+
+
+class Status(StrEnum):
+    """Where an appointment is in its life; all but `scheduled` are final. `void` is a tombstone nobody sees."""
+
+    SCHEDULED = "scheduled"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    NO_SHOW = "no_show"
+    VOID = "void"
+
+
+LIVE = frozenset({Status.SCHEDULED, Status.COMPLETED, Status.NO_SHOW})
+
+
+class Appointment(msgspec.Struct, frozen=True, kw_only=True):
+    """One appointment with everything the outside sees and the integer keys the inside uses.
+
+    Instants are UTC; `local_day` is the day number of the start in the coach's zone, on which it counts
+    towards the daily limit; `occupied_start`/`occupied_end` frame it with its buffers.
+    """
+
+    org: int
+    appointment_id: UUID
+    calendar_number: int
+    calendar_id: str
+    column: int
+    coach_id: str
+    contact_id: UUID
+    contact_email: str
+    contact_name: str | None
+    start_time: datetime
+    end_time: datetime
+    occupied_start: datetime
+    occupied_end: datetime
+    local_day: int
+    timezone: str | None
+    status: Status
+    notes: str | None
+    metadata: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    confirmed_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    strategy: str
+    considered: int
+
+
+def show_time(instant: datetime | None, zone: ZoneInfo | None) -> str | None:
+    """RFC 3339: UTC with `Z`, or with the zone's offset where one is named."""
+    if instant is None:
+        return None
+    if zone is None:
+        return instant.astimezone(UTC).isoformat(timespec="auto").replace("+00:00", "Z")
+    return instant.astimezone(zone).isoformat(timespec="auto")
+
+
+def render(appointment: Appointment) -> bytes:
+    """The appointment as the outside sees it, in JSON."""
+    zone = ZoneInfo(appointment.timezone) if appointment.timezone else None
+    return orjson.dumps(
+        {
+            "appointment_id": appointment.appointment_id,
+            "calendar_id": appointment.calendar_id,
+            "coach_id": appointment.coach_id,
+            "contact_id": appointment.contact_id,
+            "contact_email": appointment.contact_email,
+            "contact_name": appointment.contact_name,
+            "start_time": show_time(appointment.start_time, zone),
+            "end_time": show_time(appointment.end_time, zone),
+            "timezone": appointment.timezone or "UTC",
+            "status": appointment.status.value,
+            "notes": appointment.notes,
+            "metadata": appointment.metadata,
+            "version": appointment.version,
+            "created_at": show_time(appointment.created_at, None),
+            "updated_at": show_time(appointment.updated_at, None),
+            "confirmed_at": show_time(appointment.confirmed_at, None),
+            "cancelled_at": show_time(appointment.cancelled_at, None),
+            "assignment": {
+                "strategy": appointment.strategy,
+                "reason": reason_of(appointment.strategy, appointment.considered),
+            },
+        }
+    )
+
+
+def etag_of(version: int) -> str:
+    """The entity tag of a version."""
+    return f'"v{version}"'
+
+
+def become(appointment: Appointment, status: Status, now: datetime) -> Appointment:
+    """The appointment after it was cancelled, completed or marked as not shown up.
+
+    Raises StateConflict unless it is scheduled.
+    """
+    if appointment.status is not Status.SCHEDULED:
+        raise StateConflict(
+            f"the appointment is {appointment.status.value} and cannot become {status.value}",
+            details={"status": appointment.status.value},
+        )
+    return msgspec.structs.replace(
+        appointment,
+        status=status,
+        version=appointment.version + 1,
+        updated_at=now,
+        cancelled_at=now if status is Status.CANCELLED else appointment.cancelled_at,
+    )
+
+
+def confirm(appointment: Appointment, now: datetime) -> Appointment:
+    """The appointment after the contact confirmed it. Raises StateConflict unless it is scheduled."""
+    if appointment.status is not Status.SCHEDULED:
+        raise StateConflict(
+            f"the appointment is {appointment.status.value} and cannot be confirmed",
+            details={"status": appointment.status.value},
+        )
+    return msgspec.structs.replace(
+        appointment, version=appointment.version + 1, updated_at=now, confirmed_at=now
+    )

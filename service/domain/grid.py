@@ -1,0 +1,238 @@
+"""The day grid: time cut into 5-minute cells, coaches as bit columns, slots as arithmetic on whole days.
+
+A *plane* is the bit matrix of one organization and one UTC day: 288 rows (a row a cell), a column a coach,
+rows padded to whole 32-bit words. As a Python integer a plane is read big-endian, so the first cell is the
+most significant row and the first column the most significant bit of its row. Several days are put one
+behind the other; then "free for the whole slot" is a handful of shifts and ANDs whatever the number of coaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+CELL_MINUTES = 5
+CELLS_PER_DAY = 288
+CELL_SECONDS = CELL_MINUTES * 60
+WORD_BITS = 32
+WORD_BYTES = 4
+
+
+def cell_of(instant: datetime) -> int:
+    """The absolute number of the cell that contains `instant` (cells since the Unix epoch)."""
+    return int(instant.timestamp()) // CELL_SECONDS
+
+
+def instant_of(cell: int) -> datetime:
+    """The UTC instant at which an absolute cell begins."""
+    return datetime.fromtimestamp(cell * CELL_SECONDS, UTC)
+
+
+def day_of(instant: datetime) -> int:
+    """The UTC day number (days since the epoch) of `instant`."""
+    return int(instant.timestamp()) // 86_400
+
+
+def day_start(day: int) -> datetime:
+    """The instant at which a UTC day begins."""
+    return datetime.fromtimestamp(day * 86_400, UTC)
+
+
+def cells_in(minutes: int) -> int:
+    """How many cells a duration takes; `minutes` must be a multiple of 5."""
+    if minutes % CELL_MINUTES:
+        raise ValueError(f"{minutes} minutes is not a multiple of {CELL_MINUTES}")
+    return minutes // CELL_MINUTES
+
+
+def row_bytes(columns: int) -> int:
+    """Bytes of one row that holds `columns` coaches: whole 32-bit words, at least one."""
+    return max(1, -(-columns // WORD_BITS)) * WORD_BYTES
+
+
+def column_bit(column: int, width: int) -> int:
+    """The bit of one column inside a row of `width` bytes, as an integer mask."""
+    return 1 << (width * 8 - 1 - column)
+
+
+def columns_mask(columns: Iterable[int], width: int) -> int:
+    """The row in which exactly `columns` are set."""
+    mask = 0
+    for column in columns:
+        mask |= column_bit(column, width)
+    return mask
+
+
+def columns_in(row: int, width: int) -> Iterator[int]:
+    """The columns set in one row, ascending."""
+    top = width * 8
+    while row:
+        length = row.bit_length()
+        yield top - length
+        row &= ~(1 << (length - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of a placement that falls on one UTC day.
+
+    `first`/`count` are the occupied cells of that day, `open_first`/`open_count` those of the appointment
+    itself (a buffer may lie on a day of its own, then `open_count` is 0).
+    """
+
+    day: int
+    first: int
+    count: int
+    open_first: int
+    open_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The absolute cells an appointment takes: `[start, end)` itself, `[occupied_start, occupied_end)` with buffers."""
+
+    start: int
+    end: int
+    occupied_start: int
+    occupied_end: int
+
+    @classmethod
+    def of(cls, start: datetime, end: datetime, buffer_before: int = 0, buffer_after: int = 0) -> Placement:
+        """The placement of `[start, end)`; instants on cell boundaries, buffers in minutes (multiples of 5)."""
+        first, last = cell_of(start), cell_of(end)
+        return cls(first, last, first - cells_in(buffer_before), last + cells_in(buffer_after))
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The placement cut at UTC midnights, in order."""
+        parts: list[Segment] = []
+        for day in range(self.occupied_start // CELLS_PER_DAY, (self.occupied_end - 1) // CELLS_PER_DAY + 1):
+            origin = day * CELLS_PER_DAY
+            first = max(self.occupied_start - origin, 0)
+            last = min(self.occupied_end - origin, CELLS_PER_DAY)
+            open_first = min(max(self.start - origin, first), last)
+            open_last = min(max(self.end - origin, open_first), last)
+            parts.append(Segment(day, first, last - first, open_first, open_last - open_first))
+        return tuple(parts)
+
+    @property
+    def starts_at(self) -> datetime:
+        """When the appointment begins."""
+        return instant_of(self.start)
+
+    @property
+    def ends_at(self) -> datetime:
+        """When the appointment ends."""
+        return instant_of(self.end)
+
+
+def repeat_row(row: int, rows: int, width: int) -> int:
+    """A row written `rows` times one below the other (by doubling, so a week costs a dozen shifts)."""
+    bits = width * 8
+    block, done, result = row, 1, 0
+    filled = 0
+    while rows:
+        if rows & 1:
+            result |= block << (filled * bits)
+            filled += done
+        rows >>= 1
+        if rows:
+            block |= block << (done * bits)
+            done *= 2
+    return result
+
+
+def run_of_rows(free: int, count: int, bits: int) -> int:
+    """Rows at which `count` consecutive rows starting there are set, column by column.
+
+    Row r of the answer is the AND of rows r … r+count-1 of `free`; rows past the end count as not free.
+    Doubling keeps it to log2(count) shifts of the whole matrix.
+    """
+    have = 1
+    acc = free
+    while have < count:
+        step = min(have, count - have)
+        acc &= acc << (step * bits)
+        have += step
+    return acc
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """The planes of consecutive UTC days as integers: what a search over availability needs.
+
+    `first_day` is the first UTC day, `days` how many, `width` bytes a row; `open` and `occupied` hold
+    `days * 288` rows each.
+    """
+
+    first_day: int
+    days: int
+    width: int
+    open: int
+    occupied: int
+
+    @classmethod
+    def join(cls, first_day: int, width: int, planes: list[tuple[bytes, bytes]]) -> Planes:
+        """Planes of consecutive days, each as (open, occupied) bytes of `288 * width`."""
+        return cls(
+            first_day,
+            len(planes),
+            width,
+            int.from_bytes(b"".join(p[0] for p in planes), "big"),
+            int.from_bytes(b"".join(p[1] for p in planes), "big"),
+        )
+
+    @property
+    def rows(self) -> int:
+        """How many rows (cells) there are."""
+        return self.days * CELLS_PER_DAY
+
+    @property
+    def first_cell(self) -> int:
+        """The absolute number of the first cell."""
+        return self.first_day * CELLS_PER_DAY
+
+    def starts(self, *, cells: int, before: int = 0, after: int = 0) -> int:
+        """Rows (as a matrix) at which a slot of `cells` with buffers may begin, for every column.
+
+        Each of the slot's own cells must be open and not occupied, each buffer cell not occupied.
+        A slot whose cells leave the matrix at the end is not listed; missing rows before the
+        first day count as occupied when a buffer would need them.
+        """
+        bits = self.width * 8
+        size = self.rows * bits
+        full = (1 << size) - 1
+        unoccupied = ~self.occupied & full
+        result = run_of_rows(self.open & unoccupied, cells, bits) & full
+        if before or after:
+            clear = run_of_rows(unoccupied, before + cells + after, bits) & full
+            result &= clear >> (before * bits)
+        return result
+
+    def rows_mask(self, row: int, first: int, last: int) -> int:
+        """The matrix in which the rows `[first, last)` equal `row` and all others are empty."""
+        if last <= first:
+            return 0
+        return repeat_row(row, last - first, self.width) << ((self.rows - last) * self.width * 8)
+
+    def iterate(self, matrix: int) -> Iterator[tuple[int, int]]:
+        """(absolute cell, row) of every row of `matrix` that is not empty, in order of time."""
+        data = matrix.to_bytes(self.rows * self.width, "big")
+        width = self.width
+        empty = bytes(width)
+        for index in range(self.rows):
+            chunk = data[index * width : (index + 1) * width]
+            if chunk != empty:
+                yield self.first_cell + index, int.from_bytes(chunk, "big")
+
+
+def five_minute_floor(instant: datetime, minutes: int = CELL_MINUTES) -> datetime:
+    """`instant` rounded down to a multiple of `minutes` since the epoch."""
+    step = minutes * 60
+    return datetime.fromtimestamp(int(instant.timestamp()) // step * step, UTC)
+
+
+def five_minute_ceil(instant: datetime) -> datetime:
+    """`instant` rounded up to a cell boundary."""
+    floor = five_minute_floor(instant)
+    return floor if floor == instant else floor + timedelta(minutes=CELL_MINUTES)
