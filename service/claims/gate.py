@@ -1,0 +1,342 @@
+"""The gate: every request waiting in one moment passes it in one script call.
+
+`Gate.admit` counts a read, `Gate.claim` counts a write, begins its idempotency key and takes its slot,
+`Gate.settle` and `Gate.release` end what a claim began. Callers hand over domain values; the packing into
+the script's arrays happens here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from service.batching import Batcher
+from service.claims.keys import Keys, Shards
+from service.claims.scripts import ClaimOutcome, ClaimReply, ReleaseOutcome, Scripts, SettleOutcome
+from service.domain.assignment import Strategy
+from service.domain.grid import Placement
+from service.errors import Unavailable
+
+MOST_IN_ONE_CALL = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a request is counted against: the API key's id, its limit in the window (0: none) and the window's length."""
+
+    key_id: str
+    limit: int
+    window_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateState:
+    """Where a key stands after a request: its limit, what is left, and ms until the window ends."""
+
+    limit: int
+    remaining: int
+    reset_ms: int
+
+    @classmethod
+    def after(cls, rate: Rate, count: int, reset_ms: int) -> RateState:
+        """The state after the request that made the counter `count`."""
+        left = max(0, rate.limit - count) if rate.limit else 0
+        return cls(rate.limit, left, reset_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An idempotency key being begun: the client's key, the request's fingerprint (32 hex digits), the owner's token."""
+
+    key: str
+    fingerprint: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotClaim:
+    """A wish to take a time.
+
+    `zones` holds (zone index or None when the whole roster is in one zone, local day number) for every zone of
+    the team whose start grid contains the start; `column` is -1 unless a coach was asked for.
+    """
+
+    org: int
+    version: int
+    width: int
+    calendar_number: int
+    token: str
+    placement: Placement
+    zones: tuple[tuple[int | None, int], ...]
+    strategy: Strategy
+    column: int
+    turn: int
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Everything one request asks of the gate."""
+
+    org: int
+    rate: Rate | None = None
+    mark: Mark | None = None
+    claim: SlotClaim | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished answer to keep for replays."""
+
+    key: str
+    fingerprint: str
+    status: int
+    appointment_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A committed change: the pending token to drop, the event ('org appointment sequence') and its streams, the answer."""
+
+    org: int
+    token: str | None
+    event: str | None
+    streams: tuple[str, ...]
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A token whose time is to be freed, with the placement and local day it was noted with."""
+
+    org: int
+    token: str
+    placement: Placement
+    local_day: int
+    idempotency_key: str | None = None
+
+
+class _KeyList:
+    """Numbers the keys of one call, each once, from 1 as Lua counts."""
+
+    def __init__(self, *first: str) -> None:
+        self.names = list(first)
+        self._index = {name: number for number, name in enumerate(first, 1)}
+
+    def __call__(self, name: str) -> int:
+        number = self._index.get(name)
+        if number is None:
+            self.names.append(name)
+            number = self._index[name] = len(self.names)
+        return number
+
+
+class Gate:
+    """Batches admissions, settlements and releases, one batcher a shard and a kind."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        shards: Shards,
+        *,
+        claim_ttl_ms: int,
+        answer_ttl_ms: int,
+        observe: Callable[[str, int], None] = lambda _kind, _size: None,
+        most: int = MOST_IN_ONE_CALL,
+    ) -> None:
+        self._scripts = scripts
+        self._shards = shards
+        self._claim_ttl_ms = claim_ttl_ms
+        self._answer_ttl_ms = answer_ttl_ms
+        self._admissions: dict[Keys, Batcher[Admission, ClaimReply]] = {}
+        self._settlements: dict[Keys, Batcher[Settlement, SettleOutcome]] = {}
+        self._releases: dict[Keys, Batcher[Release, ReleaseOutcome]] = {}
+        for keys in shards.all:
+            self._admissions[keys] = Batcher(
+                lambda items, keys=keys: self._admit(keys, items),
+                most=most,
+                observe=lambda size: observe("claim", size),
+            )
+            self._settlements[keys] = Batcher(
+                lambda items, keys=keys: self._settle(keys, items),
+                most=most,
+                observe=lambda size: observe("settle", size),
+            )
+            self._releases[keys] = Batcher(
+                lambda items, keys=keys: self._release(keys, items),
+                most=most,
+                observe=lambda size: observe("release", size),
+            )
+
+    async def admit(self, admission: Admission) -> ClaimReply:
+        """The script's reply to one request. Raises Unavailable when Redis does not answer or the item was broken."""
+        reply = await self._admissions[self._shards.of(admission.org)].submit(admission)
+        if reply.outcome is ClaimOutcome.BROKEN:
+            raise Unavailable(f"the gate could not evaluate the request: {_text(reply.first)}")
+        return reply
+
+    async def settle(self, settlement: Settlement) -> SettleOutcome:
+        """Settle one committed change. Raises Unavailable."""
+        return await self._settlements[self._shards.of(settlement.org)].submit(settlement)
+
+    async def release(self, release: Release) -> ReleaseOutcome:
+        """Free one token's time. Raises Unavailable."""
+        return await self._releases[self._shards.of(release.org)].submit(release)
+
+    async def note_release(
+        self,
+        org: int,
+        token: str,
+        appointment: str,
+        column: int,
+        placement: Placement,
+        local_day: int,
+        width: int,
+        considered: bytes,
+    ) -> None:
+        """Note that an appointment's time will be freed by the commit that follows. Raises Unavailable."""
+        entry = [
+            self._claim_ttl_ms,
+            org,
+            appointment,
+            column,
+            placement.occupied_start,
+            placement.occupied_end - placement.occupied_start,
+            local_day,
+            width,
+        ]
+        try:
+            await self._scripts.note_release(self._shards.of(org).pending, token, entry, considered)
+        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+            raise _unavailable(problem) from problem
+
+    async def drain(self) -> None:
+        """Wait until every batch has come back."""
+        for batchers in (self._admissions, self._settlements, self._releases):
+            for batcher in batchers.values():
+                await batcher.drain()
+
+    async def _admit(self, keys: Keys, items: list[Admission]) -> Sequence[ClaimReply]:
+        names = _KeyList(keys.pending)
+        packed = [self._pack_admission(keys, names, item) for item in items]
+        try:
+            return await self._scripts.claim_slot(names.names, self._claim_ttl_ms, packed)
+        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+            raise _unavailable(problem) from problem
+
+    def _pack_admission(self, keys: Keys, name: _KeyList, item: Admission) -> list[object]:
+        rate: object = False
+        if item.rate is not None:
+            rate = [name(keys.rate(item.rate.key_id)), item.rate.limit, item.rate.window_ms]
+        mark: object = False
+        if item.mark is not None:
+            mark = [
+                name(keys.answer(item.org, item.mark.key)),
+                item.mark.fingerprint,
+                # The mark outlives the claim: whoever settles or releases the claim removes it first.
+                self._claim_ttl_ms * 4,
+                item.mark.owner,
+            ]
+        claim = item.claim
+        if claim is None:
+            return [rate, mark, False, name(keys.roster(item.org))]
+        org = claim.org
+        segments = [
+            [
+                name(keys.open(org, part.day)),
+                name(keys.occupied(org, part.day)),
+                part.first,
+                part.count,
+                part.open_first,
+                part.open_count,
+            ]
+            for part in claim.placement.segments()
+        ]
+        dates = [
+            [False if zone is None else f"zone:{zone}", name(keys.full(org, day)), name(keys.counts(org, day)), day]
+            for zone, day in claim.zones
+        ]
+        return [
+            rate,
+            mark,
+            [
+                org,
+                name(keys.roster(org)),
+                claim.version,
+                claim.width,
+                f"calendar:{claim.calendar_number}",
+                claim.token,
+                segments,
+                dates,
+                claim.strategy.value,
+                claim.column,
+                claim.turn,
+                name(keys.scores(org)),
+                name(keys.limits(org)),
+                name(keys.deficits(org)),
+                claim.placement.occupied_start,
+                claim.idempotency_key or "",
+            ],
+            False,
+        ]
+
+    async def _settle(self, keys: Keys, items: list[Settlement]) -> Sequence[SettleOutcome]:
+        name = _KeyList(keys.pending, keys.repairs)
+        packed: list[object] = []
+        for item in items:
+            streams = [name(keys.stream(stream)) for stream in item.streams]
+            answer: object = False
+            if item.answer is not None:
+                answer = [
+                    name(keys.answer(item.org, item.answer.key)),
+                    name(keys.stream("idempotency")),
+                    item.answer.key,
+                    item.org,
+                    item.answer.fingerprint,
+                    item.answer.status,
+                    item.answer.appointment_id,
+                    item.answer.body.decode(),
+                ]
+            packed.append([item.token or False, item.event or False, streams, answer])
+        try:
+            return await self._scripts.settle_claim(name.names, self._answer_ttl_ms, packed)
+        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+            raise _unavailable(problem) from problem
+
+    async def _release(self, keys: Keys, items: list[Release]) -> Sequence[ReleaseOutcome]:
+        name = _KeyList(keys.pending, keys.repairs)
+        packed: list[object] = []
+        for item in items:
+            org = item.org
+            segments = [
+                [name(keys.occupied(org, part.day)), part.first, part.count] for part in item.placement.segments()
+            ]
+            mark = name(keys.answer(org, item.idempotency_key)) if item.idempotency_key else False
+            packed.append(
+                [
+                    item.token,
+                    name(keys.roster(org)),
+                    segments,
+                    name(keys.full(org, item.local_day)),
+                    name(keys.counts(org, item.local_day)),
+                    name(keys.limits(org)),
+                    name(keys.deficits(org)),
+                    mark,
+                ]
+            )
+        try:
+            return await self._scripts.release_claim(name.names, packed)
+        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+            raise _unavailable(problem) from problem
+
+
+def _unavailable(problem: BaseException) -> Unavailable:
+    return Unavailable(f"Redis did not answer: {type(problem).__name__}")
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,212 @@
+"""The bridge to the scripts in `lua/`: one typed method a file, and nowhere else an EVALSHA.
+
+A script whose file has no method here, or a method whose file is missing, stops the start. Outcome words
+come back as the enums below; the same words stand in the script's header, in logs and in metric labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from service.claims.script_files import script_folder
+from service.errors import ConfigurationError
+
+
+class ClaimOutcome(StrEnum):
+    """What `claim_slot.lua` says of an item."""
+
+    LIMITED = "limited"
+    ADMITTED = "admitted"
+    UNKNOWN_ORG = "unknown_org"
+    STALE = "stale"
+    UNKNOWN_DAY = "unknown_day"
+    REPLAY = "replay"
+    REUSED = "reused"
+    IN_PROGRESS = "in_progress"
+    TAKEN = "taken"
+    CLAIMED = "claimed"
+    BROKEN = "broken"
+
+
+class SettleOutcome(StrEnum):
+    """What `settle_claim.lua` says of an item."""
+
+    SETTLED = "settled"
+    ABSENT = "absent"
+    BROKEN = "broken"
+
+
+class ReleaseOutcome(StrEnum):
+    """What `release_claim.lua` says of an item."""
+
+    RELEASED = "released"
+    ABSENT = "absent"
+    BROKEN = "broken"
+
+
+class DeriveOutcome(StrEnum):
+    """What `derive_day.lua` and `repair_coach_day.lua` say."""
+
+    DERIVED = "derived"
+    PRESENT = "present"
+    REPAIRED = "repaired"
+    COMPARED = "compared"
+    STALE = "stale"
+    UNKNOWN_DAY = "unknown_day"
+    CHANGED = "changed"
+
+
+class PublishOutcome(StrEnum):
+    """What `publish_roster.lua` says."""
+
+    PUBLISHED = "published"
+    PRESENT = "present"
+    OLDER = "older"
+
+
+class ClaimReply(msgspec.Struct, frozen=True, array_like=True):
+    """One item's reply: the outcome, where the key stands in its window, and two values whose meaning the outcome gives."""
+
+    outcome: ClaimOutcome
+    rate_count: int
+    rate_reset_ms: int
+    first: Any
+    second: Any
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """How a coach-day differed from Postgres: bits of the planes, and 1 where its count or full bit was wrong."""
+
+    outcome: DeriveOutcome
+    open: int
+    occupied: int
+    count: int
+
+    @property
+    def total(self) -> int:
+        """All differences together."""
+        return self.open + self.occupied + self.count
+
+
+_encode = msgspec.msgpack.Encoder().encode
+Key = str
+Argument = str | bytes | int
+
+
+class Scripts:
+    """Every script of `lua/` as a method, run on one Redis client."""
+
+    METHODS = frozenset(
+        {
+            "claim_slot",
+            "settle_claim",
+            "release_claim",
+            "note_release",
+            "publish_roster",
+            "derive_day",
+            "repair_coach_day",
+            "accept_event",
+            "retry_later",
+            "move_due",
+            "finish_entry",
+            "bury_entry",
+        }
+    )
+
+    def __init__(self, redis: Redis, folder: Path | None = None) -> None:
+        self._redis = redis
+        self._sources: dict[str, tuple[str, bytes]] = {}
+        for file in sorted((folder or script_folder()).glob("*.lua")):
+            source = file.read_bytes()
+            self._sources[file.stem] = (hashlib.sha1(source).hexdigest(), source)  # noqa: S324  Redis' own name for it
+        if set(self._sources) != self.METHODS:
+            odd = ", ".join(sorted(set(self._sources) ^ self.METHODS))
+            raise ConfigurationError(f"lua/: scripts and methods do not match: {odd}")
+
+    async def _run(self, name: str, keys: Sequence[Key], arguments: Sequence[Argument]) -> Any:
+        digest, source = self._sources[name]
+        try:
+            return await self._redis.execute_command("EVALSHA", digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            # Nothing ran, so running it once more is safe; EVAL leaves it in the cache for the next call.
+            return await self._redis.execute_command("EVAL", source, len(keys), *keys, *arguments)
+
+    async def claim_slot(self, keys: Sequence[Key], claim_ttl_ms: int, items: Sequence[Any]) -> list[ClaimReply]:
+        """Evaluate a batch of requests; see the script's header for the form of an item."""
+        replies = await self._run("claim_slot", keys, [_encode([claim_ttl_ms, items])])
+        return [
+            ClaimReply(ClaimOutcome(reply[0].decode()), reply[1] or 0, reply[2] or 0, reply[3], reply[4])
+            for reply in replies
+        ]
+
+    async def settle_claim(
+        self, keys: Sequence[Key], answer_ttl_ms: int, items: Sequence[Any]
+    ) -> list[SettleOutcome]:
+        """Settle a batch of committed changes."""
+        outcomes = await self._run("settle_claim", keys, [_encode([answer_ttl_ms, items])])
+        return [SettleOutcome(outcome.decode()) for outcome in outcomes]
+
+    async def release_claim(self, keys: Sequence[Key], items: Sequence[Any]) -> list[ReleaseOutcome]:
+        """Free what a batch of tokens holds."""
+        outcomes = await self._run("release_claim", keys, [_encode(items)])
+        return [ReleaseOutcome(outcome.decode()) for outcome in outcomes]
+
+    async def note_release(self, pending: Key, token: str, entry: Sequence[int | str], considered: bytes) -> None:
+        """Note a release before the commit that causes it."""
+        await self._run("note_release", [pending], [token, _encode(entry), considered])
+
+    async def publish_roster(self, keys: Sequence[Key], arguments: Sequence[Argument]) -> tuple[PublishOutcome, int]:
+        """Put a roster beside its grid; returns the outcome and the roster's revision."""
+        outcome, revision = await self._run("publish_roster", keys, arguments)
+        return PublishOutcome(outcome.decode()), revision
+
+    async def derive_day(
+        self, keys: Sequence[Key], entry: Sequence[Any], open_plane: bytes, occupied: bytes, counts: bytes
+    ) -> DeriveOutcome:
+        """Create one day of the grid."""
+        reply = await self._run("derive_day", keys, [_encode(entry), open_plane, occupied, counts])
+        return DeriveOutcome(reply[0].decode())
+
+    async def repair_coach_day(
+        self, keys: Sequence[Key], entry: Sequence[Any], open_bits: bytes, occupied_bits: bytes
+    ) -> Differences:
+        """Repair (or compare) one coach's column of one day."""
+        outcome, *numbers = await self._run("repair_coach_day", keys, [_encode(entry), open_bits, occupied_bits])
+        return Differences(DeriveOutcome(outcome.decode()), *numbers)
+
+    async def accept_event(self, mark: Key, stream: Key, remember_ms: int, event: str) -> bool:
+        """Enqueue an incoming event unless it was before; True when it is new."""
+        reply = await self._run("accept_event", [mark, stream], [remember_ms, event])
+        return reply[0] == b"accepted"
+
+    async def retry_later(
+        self, stream: Key, due: Key, group: str, entry_id: str, delay_ms: int, event: str, attempt: int
+    ) -> bool:
+        """Reschedule an entry; False when somebody else finished it."""
+        reply = await self._run("retry_later", [stream, due], [group, entry_id, delay_ms, event, attempt])
+        return reply[0] == b"scheduled"
+
+    async def move_due(self, stream: Key, due: Key, most: int) -> tuple[int, int]:
+        """Move due entries back into their stream; (how many, ms until the next is due or -1)."""
+        _, moved, wait_ms = await self._run("move_due", [stream, due], [most])
+        return moved, wait_ms
+
+    async def finish_entry(self, stream: Key, group: str, entry_ids: Sequence[str]) -> int:
+        """Take finished entries off a stream; how many were there."""
+        _, gone = await self._run("finish_entry", [stream], [group, *entry_ids])
+        return gone
+
+    async def bury_entry(
+        self, stream: Key, dead: Key, group: str, entry_id: str, event: str, attempts: int, error: str
+    ) -> bool:
+        """Move an entry to the dead letters; False when somebody else finished it."""
+        reply = await self._run("bury_entry", [stream, dead], [group, entry_id, event, attempts, error])
+        return reply[0] == b"buried"

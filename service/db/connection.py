@@ -1,0 +1,142 @@
+"""Connections to Postgres and the one place where the driver's errors become the service's.
+
+Server-side `statement_timeout` and `lock_timeout` lie below the client's own, so a hung statement ends on the
+server too instead of holding its locks after we gave up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from service.db.statements import statement
+from service.errors import OutcomeUnknown, Unavailable
+
+STATEMENT_TIMEOUT_MS = 5_000
+LOCK_TIMEOUT_MS = 4_000
+CLIENT_TIMEOUT_S = 6.0
+ACQUIRE_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 3.0
+
+# The server went away, or we stopped waiting: whether a commit took effect is not known.
+UNKNOWN = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.QueryCanceledError,
+    ConnectionError,
+    OSError,
+    asyncio.TimeoutError,
+)
+# Another transaction was in the way; nothing was written and the same statement may be run again.
+TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+# The server has no room right now; nothing was written.
+CROWDED = (asyncpg.TooManyConnectionsError, asyncpg.OutOfMemoryError, asyncpg.DiskFullError)
+
+
+async def prepare_connection(connection: Any) -> None:
+    """Make json columns pass as the bytes they are: answers are kept byte for byte."""
+    await connection.set_type_codec("json", schema="pg_catalog", encoder=_same, decoder=_same, format="binary")
+
+
+def _same(value: bytes) -> bytes:
+    return value
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "command_timeout": CLIENT_TIMEOUT_S,
+        "timeout": CONNECT_TIMEOUT_S,
+        "server_settings": {
+            "application_name": "booking",
+            "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+            "lock_timeout": str(LOCK_TIMEOUT_MS),
+            "timezone": "UTC",
+        },
+    }
+
+
+async def open_connection(url: str, **more: Any) -> Any:
+    """One connection of one's own, prepared like the pool's. Raises Unavailable."""
+    try:
+        connection: Any = await asyncpg.connect(url, **{**_options(), **more})
+        await prepare_connection(connection)
+    except (*UNKNOWN, *CROWDED) as problem:
+        raise Unavailable(f"Postgres cannot be reached: {type(problem).__name__}") from problem
+    return connection
+
+
+class Database:
+    """A pool of connections with named statements; for everything but the commit of bookings."""
+
+    def __init__(self, url: str, *, most: int = 10) -> None:
+        self._url = url
+        self._most = most
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        """Open the pool; connections are made when they are needed."""
+        self._pool = asyncpg.create_pool(
+            self._url, min_size=0, max_size=self._most, init=prepare_connection, **_options()
+        )
+        await self._pool
+
+    async def close(self) -> None:
+        """Close the pool, waiting a moment for statements under way."""
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 5)
+            except asyncio.TimeoutError:
+                self._pool.terminate()
+
+    async def fetch(self, name: str, *arguments: Any) -> list[Any]:
+        """Rows of a named statement that only reads. Raises Unavailable."""
+        async with self._reading() as connection:
+            return await connection.fetch(statement(name), *arguments)
+
+    async def first(self, name: str, *arguments: Any) -> Any | None:
+        """The first row of a named statement that only reads, or None. Raises Unavailable."""
+        async with self._reading() as connection:
+            return await connection.fetchrow(statement(name), *arguments)
+
+    async def write(self, name: str, *arguments: Any) -> list[Any]:
+        """Rows of a named statement that writes. Raises Unavailable (nothing written) or OutcomeUnknown."""
+        async with self.writing() as connection:
+            return await connection.fetch(statement(name), *arguments)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A transaction on a connection of the pool. Raises like `write`."""
+        async with self.writing() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Any]:
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                yield connection
+        except (*UNKNOWN, *CROWDED, *TRY_AGAIN) as problem:
+            raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Any]:
+        """A connection for a statement that writes; what was lost on the way is reported as unknown."""
+        try:
+            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except (*UNKNOWN, *CROWDED) as problem:
+            raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
+        try:
+            yield connection
+        except (*CROWDED, *TRY_AGAIN) as problem:
+            raise Unavailable(f"Postgres refused for now: {type(problem).__name__}") from problem
+        except UNKNOWN as problem:
+            raise OutcomeUnknown(f"Postgres' answer was lost: {type(problem).__name__}") from problem
+        finally:
+            await self._pool.release(connection)

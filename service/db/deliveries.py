@@ -1,0 +1,199 @@
+"""Deliveries, incoming events, kept answers and external busy times in Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from service.db.connection import Database
+from service.domain.event import Event, EventRef, EventType
+
+
+class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event to be delivered: whether it already was, must wait for an earlier one, and what the receiver called that."""
+
+    event: Event
+    delivered: bool
+    must_wait: bool
+    earlier_reference: str | None
+
+
+class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one event's delivery to one destination stands."""
+
+    ref: EventRef
+    destination: str
+    state: str
+    attempts: int
+    status: int | None
+    error: str | None
+    reference: str | None
+
+
+class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted event of the outside: what it said and where its processing stands."""
+
+    org: int
+    event_id: str
+    event_type: str
+    body: bytes
+    correlation_id: str
+    state: str
+    attempts: int
+    error: str | None
+
+
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished answer of the idempotency stream."""
+
+    org: int
+    key: str
+    fingerprint: bytes
+    status: int
+    appointment_id: UUID | None
+    body: bytes
+
+
+class DeliveryStore:
+    """The ledger of what was heard by whom."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(
+        self, refs: Sequence[EventRef], destination: str, types: Sequence[EventType]
+    ) -> dict[EventRef, DueEvent]:
+        """The committed events among `refs`; one that was never committed is missing and must not be announced.
+
+        `types` are the event types the destination hears, so that an event it never hears holds nothing up.
+        """
+        rows = await self._database.fetch(
+            "load_events",
+            [ref.org for ref in refs],
+            [ref.appointment_id for ref in refs],
+            [ref.sequence for ref in refs],
+            destination,
+            [kind.value for kind in types],
+        )
+        found: dict[EventRef, DueEvent] = {}
+        for row in rows:
+            ref = EventRef(row["org_id"], UUID(int=row["appointment_id"].int), row["sequence"])
+            found[ref] = DueEvent(
+                event=Event(
+                    ref=ref,
+                    type=EventType(row["type"]),
+                    occurred_at=row["occurred_at"],
+                    actor=row["actor"],
+                    correlation_id=row["correlation_id"],
+                    reason=row["reason"],
+                    data=row["data"],
+                ),
+                delivered=row["delivery_state"] == "delivered",
+                must_wait=row["must_wait"],
+                earlier_reference=row["earlier_reference"],
+            )
+        return found
+
+    async def record(self, records: Sequence[DeliveryRecord]) -> None:
+        """Write where deliveries stand; one row a delivery, the latest of `records` counts."""
+        latest = {(r.ref, r.destination): r for r in records}.values()
+        await self._database.write(
+            "record_deliveries",
+            [r.ref.org for r in latest],
+            [r.ref.appointment_id for r in latest],
+            [r.ref.sequence for r in latest],
+            [r.destination for r in latest],
+            [r.state for r in latest],
+            [r.attempts for r in latest],
+            [r.status for r in latest],
+            [None if r.error is None else r.error[:1000] for r in latest],
+            [r.reference for r in latest],
+        )
+
+
+class IncomingStore:
+    """Events of the outside, one row for each identity."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def accept(self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str) -> bool:
+        """Keep an event; False when its identity is known already."""
+        return bool(
+            await self._database.write("accept_webhook_event", org, event_id, event_type, body, correlation_id)
+        )
+
+    async def get(self, org: int, event_id: str) -> IncomingEvent | None:
+        """One event of the organization, or None."""
+        row = await self._database.first("get_webhook_event", org, event_id)
+        if row is None:
+            return None
+        return IncomingEvent(
+            org=row["org_id"],
+            event_id=row["event_id"],
+            event_type=row["event_type"],
+            body=row["body"],
+            correlation_id=row["correlation_id"],
+            state=row["state"],
+            attempts=row["attempts"],
+            error=row["error"],
+        )
+
+    async def mark(self, org: int, event_id: str, state: str, attempts: int, error: str | None) -> None:
+        """Write where an event's processing stands; a processed one stays processed."""
+        await self._database.write("mark_webhook_event", org, event_id, state, attempts, error)
+
+    async def unfinished(self, org: int, before: datetime, most: int) -> list[str]:
+        """Ids of events accepted before `before` and not finished, oldest first."""
+        rows = await self._database.fetch("unfinished_webhook_events", org, before, most)
+        return [row["event_id"] for row in rows]
+
+
+class AnswerStore:
+    """The second home of finished answers, beside Redis."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def save(self, answers: Sequence[KeptAnswer]) -> None:
+        """Keep answers; those already kept stay as they are."""
+        await self._database.write(
+            "save_answers",
+            [a.org for a in answers],
+            [a.key for a in answers],
+            [a.fingerprint for a in answers],
+            [a.status for a in answers],
+            [a.appointment_id for a in answers],
+            [a.body for a in answers],
+        )
+
+
+class BusyStore:
+    """What external calendars say."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def coaches(self, org: int) -> list[tuple[int, str]]:
+        """(column, coach id) of the active coaches of an organization."""
+        return [(row["coach_no"], row["coach_id"]) for row in await self._database.fetch("coaches_to_sync", org)]
+
+    async def own_appointments(
+        self, org: int, column: int, start: datetime, end: datetime
+    ) -> list[tuple[datetime, datetime]]:
+        """Our own live appointments of the coach that touch [start, end)."""
+        rows: list[Any] = await self._database.fetch("own_appointments_of_coach", org, column, start, end)
+        return [(row["starts_at"], row["ends_at"]) for row in rows]
+
+    async def replace(
+        self, org: int, column: int, start: datetime, end: datetime, busy: Sequence[tuple[datetime, datetime]]
+    ) -> list[tuple[datetime, datetime]]:
+        """Make [start, end) of the coach busy exactly at `busy`; returns the periods that came or went."""
+        rows: list[Any] = await self._database.write(
+            "replace_external_busy", org, column, start, end, [a for a, _ in busy], [b for _, b in busy]
+        )
+        return [(row["starts_at"], row["ends_at"]) for row in rows]

@@ -1,0 +1,63 @@
+"""Migrations: numbered SQL files, forward only, each in a transaction, applied once.
+
+An advisory lock makes several processes that start at once apply each file once.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from service.db.connection import open_connection
+
+_LOCK = 0x626F6F6B  # "book"
+
+
+def migration_files() -> list[tuple[int, str, str]]:
+    """(number, name, SQL) of every migration, ascending."""
+    folder = files("service.db").joinpath("migrations")
+    found = [
+        (int(entry.name.split("_", 1)[0]), entry.name.removesuffix(".sql"), entry.read_text())
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    ]
+    return sorted(found)
+
+
+async def migrate(url: str) -> list[str]:
+    """Apply what is missing; returns the names of the migrations applied. Raises Unavailable."""
+    connection: Any = await open_connection(url)
+    applied: list[str] = []
+    try:
+        await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK, timeout=60)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations ("
+            " number integer CONSTRAINT schema_migrations_pkey PRIMARY KEY,"
+            " name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        present = {row["number"] for row in await connection.fetch("SELECT number FROM schema_migrations")}
+        for number, name, sql in migration_files():
+            if number in present:
+                continue
+            async with connection.transaction():
+                await connection.execute(sql, timeout=600)
+                await connection.execute(
+                    "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", number, name
+                )
+            applied.append(name)
+    finally:
+        await connection.close()
+    return applied
+
+
+async def is_migrated(url: str) -> bool:
+    """Whether every migration of this release has been applied. Raises Unavailable."""
+    connection: Any = await open_connection(url)
+    try:
+        if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
+            return False
+        present = {row["number"] for row in await connection.fetch("SELECT number FROM schema_migrations")}
+    finally:
+        await connection.close()
+    return present >= {number for number, _, _ in migration_files()}

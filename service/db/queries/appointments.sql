@@ -1,0 +1,65 @@
+-- name: get_appointment
+-- One appointment of an organization with the ids the outside knows.
+SELECT
+    a.org_id, a.appointment_id, a.calendar_no, c.calendar_id, a.coach_no, k.coach_id, a.contact_id, p.email,
+    a.contact_name, a.starts_at, a.ends_at, lower(a.occupied) AS occupied_from, upper(a.occupied) AS occupied_to,
+    a.local_day, a.timezone, a.status::text AS status, a.notes, a.metadata, a.version, a.created_at, a.updated_at,
+    a.confirmed_at, a.cancelled_at, a.strategy, a.considered
+FROM appointments AS a
+JOIN calendars AS c ON c.org_id = a.org_id AND c.calendar_no = a.calendar_no
+JOIN coaches AS k ON k.org_id = a.org_id AND k.coach_no = a.coach_no
+JOIN contacts AS p ON p.org_id = a.org_id AND p.contact_id = a.contact_id
+WHERE a.org_id = $1 AND a.appointment_id = $2 AND a.status <> 'void';
+
+-- name: last_considered
+-- Who was considered when the appointment was last assigned.
+SELECT considered
+FROM events
+WHERE org_id = $1 AND appointment_id = $2 AND considered IS NOT NULL
+ORDER BY sequence DESC
+LIMIT 1;
+
+-- name: change_status
+-- One change of an appointment and its event, in one statement. The event goes in only where the row still has the
+-- version the change was made from; its primary key serialises two changes made from the same version.
+WITH changed AS (
+    UPDATE appointments
+    SET status = $4::text::appointment_status, version = version + 1, updated_at = $5, confirmed_at = $6,
+        cancelled_at = $7
+    WHERE org_id = $1 AND appointment_id = $2 AND version = $3
+    RETURNING org_id, appointment_id, version
+)
+INSERT INTO events (
+    org_id, appointment_id, sequence, type, occurred_at, actor, correlation_id, reason, token, data
+)
+SELECT org_id, appointment_id, version, $8, $5, $9, $10, $11, $12, $13
+FROM changed
+RETURNING sequence;
+
+-- name: event_by_token
+-- The event that settled a token.
+SELECT e.sequence, e.type
+FROM events AS e
+WHERE e.org_id = $1 AND e.appointment_id = $2 AND e.token = $3;
+
+-- name: event_at
+-- One event, to see whether it is the one we meant to write.
+SELECT token, correlation_id, data
+FROM events
+WHERE org_id = $1 AND appointment_id = $2 AND sequence = $3;
+
+-- name: claim_committed
+-- What became of a claim: the status of the row under its id, its idempotency key and its first event.
+SELECT a.status::text AS status, a.idempotency_key, a.fingerprint, e.data
+FROM appointments AS a
+LEFT JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1
+WHERE a.org_id = $1 AND a.appointment_id = $2;
+
+-- name: distribution
+-- Appointments of each coach of an organization by the local date they count on.
+SELECT coach_no, local_day, count(*)::integer AS appointments
+FROM appointments
+WHERE org_id = $1 AND local_day >= $2 AND local_day < $3
+    AND status IN ('scheduled', 'completed', 'no_show')
+    AND ($4::integer IS NULL OR calendar_no = $4)
+GROUP BY coach_no, local_day;

@@ -1,0 +1,75 @@
+-- name: commit_bookings
+-- Contacts, appointments and their first events of a batch; returns the appointments that took.
+-- A row that is not returned lost to a constraint. Rows come in the order of (organization, coach, start) so that
+-- two batches wait for each other in one direction only.
+WITH wish AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        $1::integer[], $2::uuid[], $3::integer[], $4::integer[], $5::uuid[], $6::text[], $7::text[],
+        $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::date[], $13::text[],
+        $14::text[], $15::smallint[], $16::text[], $17::json[], $18::text[], $19::bytea[], $20::timestamptz[],
+        $21::text[], $22::text[], $23::bytea[], $24::json[]
+    ) AS w (
+        org_id, appointment_id, calendar_no, coach_no, contact_id, email, contact_name,
+        starts_at, ends_at, occupied_from, occupied_to, local_day, timezone,
+        strategy, considered_count, notes, metadata, idempotency_key, fingerprint, created_at,
+        actor, correlation_id, considered, data
+    )
+),
+met AS (
+    INSERT INTO contacts (org_id, contact_id, email, name, created_at)
+    SELECT DISTINCT ON (org_id, contact_id) org_id, contact_id, email, contact_name, created_at
+    FROM wish
+    ORDER BY org_id, contact_id
+    ON CONFLICT DO NOTHING
+),
+taken AS (
+    INSERT INTO appointments (
+        org_id, appointment_id, calendar_no, coach_no, contact_id, contact_name, starts_at, ends_at, occupied,
+        local_day, timezone, strategy, considered, notes, metadata, idempotency_key, fingerprint, created_at, updated_at
+    )
+    SELECT
+        org_id, appointment_id, calendar_no, coach_no, contact_id, contact_name, starts_at, ends_at,
+        tstzrange(occupied_from, occupied_to), local_day, timezone, strategy, considered_count, notes, metadata,
+        idempotency_key, fingerprint, created_at, created_at
+    FROM wish
+    ORDER BY org_id, coach_no, starts_at
+    ON CONFLICT DO NOTHING
+    RETURNING org_id, appointment_id
+),
+told AS (
+    INSERT INTO events (
+        org_id, appointment_id, sequence, type, occurred_at, actor, correlation_id, token, considered, data
+    )
+    SELECT
+        w.org_id, w.appointment_id, 1, 'appointment.created', w.created_at, w.actor, w.correlation_id,
+        w.appointment_id, w.considered, w.data
+    FROM wish AS w
+    JOIN taken AS t ON t.org_id = w.org_id AND t.appointment_id = w.appointment_id
+)
+SELECT appointment_id FROM taken;
+
+-- name: find_lost_bookings
+-- Why rows did not take: the same id (an earlier attempt took, or a tombstone), or the same idempotency key.
+SELECT w.appointment_id AS wanted_id, a.appointment_id, a.status::text AS status, a.fingerprint, e.data
+FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS w (org_id, appointment_id, idempotency_key)
+JOIN appointments AS a
+    ON a.org_id = w.org_id
+    AND (a.appointment_id = w.appointment_id OR a.idempotency_key = w.idempotency_key)
+LEFT JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1;
+
+-- name: find_by_idempotency_key
+-- The finished answer of a booking by its idempotency key.
+SELECT a.appointment_id, a.fingerprint, e.data
+FROM appointments AS a
+JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1
+WHERE a.org_id = $1 AND a.idempotency_key = $2;
+
+-- name: bury_claim
+-- A tombstone under a claim's id, so that an insert of the same id that is still under way loses.
+INSERT INTO appointments (
+    org_id, appointment_id, coach_no, starts_at, ends_at, occupied, local_day, status, created_at, updated_at
+)
+VALUES ($1, $2, $3, $4, $5, tstzrange($4, $5), $6, 'void', now(), now())
+ON CONFLICT DO NOTHING
+RETURNING appointment_id;

@@ -1,0 +1,107 @@
+-- name: load_events
+-- Committed events by (organization, appointment, sequence), and whether an earlier event of the same appointment is
+-- still to be delivered to the destination.
+SELECT
+    e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
+    d.state AS delivery_state,
+    b.reference AS earlier_reference,
+    EXISTS (
+        SELECT 1 FROM events AS p
+        WHERE p.org_id = e.org_id AND p.appointment_id = e.appointment_id AND p.sequence < e.sequence
+            AND p.type = ANY ($5::text[])
+            AND NOT EXISTS (
+                SELECT 1 FROM deliveries AS pd
+                WHERE pd.org_id = p.org_id AND pd.appointment_id = p.appointment_id AND pd.sequence = p.sequence
+                    AND pd.destination = $4 AND pd.state IN ('delivered', 'dead')
+            )
+    ) AS must_wait
+FROM unnest($1::integer[], $2::uuid[], $3::integer[]) AS w (org_id, appointment_id, sequence)
+JOIN events AS e USING (org_id, appointment_id, sequence)
+LEFT JOIN deliveries AS d ON d.org_id = e.org_id AND d.appointment_id = e.appointment_id
+    AND d.sequence = e.sequence AND d.destination = $4
+LEFT JOIN LATERAL (
+    SELECT reference FROM deliveries AS r
+    WHERE r.org_id = e.org_id AND r.appointment_id = e.appointment_id AND r.sequence < e.sequence
+        AND r.destination = $4 AND r.reference IS NOT NULL
+    ORDER BY r.sequence DESC LIMIT 1
+) AS b ON true;
+
+-- name: record_deliveries
+-- Where deliveries stand; a delivered one stays delivered.
+INSERT INTO deliveries AS d (
+    org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, updated_at,
+    delivered_at
+)
+SELECT org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, now(),
+    CASE WHEN state = 'delivered' THEN now() END
+FROM unnest(
+    $1::integer[], $2::uuid[], $3::integer[], $4::text[], $5::text[], $6::integer[], $7::smallint[], $8::text[], $9::text[]
+) AS w (org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference)
+ORDER BY org_id, appointment_id, sequence, destination
+ON CONFLICT ON CONSTRAINT deliveries_pkey DO UPDATE
+SET state = excluded.state, attempts = excluded.attempts, last_status = excluded.last_status,
+    last_error = excluded.last_error, reference = coalesce(excluded.reference, d.reference), updated_at = now(),
+    delivered_at = excluded.delivered_at
+WHERE d.state <> 'delivered';
+
+-- name: save_answers
+-- Finished answers of the idempotency stream, as a second home beside Redis.
+INSERT INTO idempotency_records (org_id, key, fingerprint, status, appointment_id, body)
+SELECT * FROM unnest($1::integer[], $2::text[], $3::bytea[], $4::smallint[], $5::uuid[], $6::bytea[])
+ON CONFLICT DO NOTHING;
+
+-- name: accept_webhook_event
+-- One row for each identity of an incoming event; nothing is returned for a repeat.
+INSERT INTO webhook_events (org_id, event_id, event_type, body, correlation_id)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
+RETURNING event_id;
+
+-- name: get_webhook_event
+SELECT org_id, event_id, event_type, body, correlation_id, state, attempts, error
+FROM webhook_events
+WHERE org_id = $1 AND event_id = $2;
+
+-- name: mark_webhook_event
+UPDATE webhook_events
+SET state = $3, attempts = $4, error = $5, processed_at = CASE WHEN $3 = 'processed' THEN now() END
+WHERE org_id = $1 AND event_id = $2 AND state <> 'processed';
+
+-- name: unfinished_webhook_events
+-- Events accepted but not finished for a while, oldest first: their stream entry may have been lost.
+SELECT org_id, event_id FROM webhook_events
+WHERE org_id = $1 AND state IN ('received', 'retrying') AND received_at < $2
+ORDER BY received_at
+LIMIT $3;
+
+-- name: coaches_to_sync
+-- Coaches whose external calendar is fetched.
+SELECT coach_no, coach_id FROM coaches WHERE org_id = $1 AND active ORDER BY coach_no;
+
+-- name: replace_external_busy
+-- What a coach's external calendar says of [$3, $4) now; returns whether anything changed.
+WITH wanted AS (
+    SELECT * FROM unnest($5::timestamptz[], $6::timestamptz[]) AS w (starts_at, ends_at)
+),
+gone AS (
+    DELETE FROM external_busy AS b
+    WHERE b.org_id = $1 AND b.coach_no = $2 AND b.starts_at < $4 AND b.ends_at > $3
+        AND NOT EXISTS (SELECT 1 FROM wanted AS w WHERE w.starts_at = b.starts_at AND w.ends_at = b.ends_at)
+    RETURNING starts_at, ends_at
+),
+come AS (
+    INSERT INTO external_busy (org_id, coach_no, starts_at, ends_at)
+    SELECT $1, $2, starts_at, ends_at FROM wanted AS w
+    WHERE NOT EXISTS (
+        SELECT 1 FROM external_busy AS b
+        WHERE b.org_id = $1 AND b.coach_no = $2 AND b.starts_at = w.starts_at AND b.ends_at = w.ends_at
+    )
+    RETURNING starts_at, ends_at
+)
+SELECT starts_at, ends_at FROM gone UNION ALL SELECT starts_at, ends_at FROM come;
+
+-- name: own_appointments_of_coach
+-- Live appointments of a coach inside [$3, $4): the external calendar shows them as busy because we put them there.
+SELECT starts_at, ends_at FROM appointments
+WHERE org_id = $1 AND coach_no = $2 AND status IN ('scheduled', 'completed', 'no_show')
+    AND occupied && tstzrange($3, $4);

@@ -1,0 +1,183 @@
+"""Rosters and schedules: the organization's coaches, calendars and hours as domain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from service.db.connection import Database
+from service.domain.assignment import APPOINTMENT_UNITS, Strategy, deficit_deltas, unpack_considered
+from service.domain.calendar import Calendar, Coach, Roster
+from service.domain.grid import cell_of, day_start, row_bytes
+from service.domain.schedule import WeeklySchedule, Window
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultSlot:
+    """The slot offered where no calendar says otherwise: minutes, days."""
+
+    duration: int
+    interval: int
+    min_notice_minutes: int
+    max_days_ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoachDay:
+    """What Postgres says of a coach on one UTC day: live appointments as (id hex, first cell, last cell, column)."""
+
+    column: int
+    appointment: str
+    first_cell: int
+    last_cell: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaySource:
+    """Everything one day of the grid is derived from.
+
+    `schedules` by column; `closed` the times a coach is away although it works; `placements` what touches the UTC
+    day; `counted` the appointments that count on the local date with the same number, as (column, id hex, first cell).
+    """
+
+    schedules: dict[int, WeeklySchedule]
+    closed: dict[int, list[tuple[datetime, datetime]]]
+    placements: list[CoachDay]
+    counted: list[tuple[int, str, int]]
+
+
+class RosterStore:
+    """Reads rosters, and what days of the grid are derived from."""
+
+    def __init__(self, database: Database, default_slot: DefaultSlot) -> None:
+        self._database = database
+        self._default = default_slot
+
+    async def organizations(self) -> list[tuple[int, str]]:
+        """(integer key, name) of every organization."""
+        return [(row["org_id"], row["name"]) for row in await self._database.fetch("all_organizations")]
+
+    async def organization(self, name: str) -> int | None:
+        """The integer key of an organization by its name."""
+        row = await self._database.first("organization_by_name", name)
+        return None if row is None else row["org_id"]
+
+    async def load(self, org: int) -> Roster:
+        """The roster as it is now: its version is read first, so it is never newer than what it names."""
+        head = await self._database.first("roster_head", org)
+        if head is None:
+            raise LookupError(f"no organization {org}")
+        coaches = tuple(_coach(row) for row in await self._database.fetch("roster_coaches", org))
+        calendars = tuple(_calendar(row) for row in await self._database.fetch("roster_calendars", org))
+        default = self._default
+        everyone = Calendar(
+            number=None,
+            calendar_id="",
+            name="All coaches",
+            slot_duration=default.duration,
+            slot_interval=default.interval,
+            max_duration=None,
+            buffer_before=0,
+            buffer_after=0,
+            min_notice_minutes=default.min_notice_minutes,
+            max_days_ahead=default.max_days_ahead,
+            assignment=Strategy.BALANCED,
+            team=tuple(coach.column for coach in coaches if coach.active),
+        )
+        return Roster(
+            org=org,
+            name=head["name"],
+            version=head["roster_version"],
+            width=row_bytes(head["columns"]),
+            coaches=coaches,
+            calendars=calendars,
+            everyone=everyone,
+            zones=tuple(sorted({coach.timezone for coach in coaches})),
+        )
+
+    async def schedules(
+        self, roster: Roster, columns: Sequence[int] | None, first_day: int, last_day: int
+    ) -> dict[int, WeeklySchedule]:
+        """Weekly schedules by column, with the overrides of the local dates around those UTC days."""
+        wanted = None if columns is None else list(columns)
+        windows: dict[int, list[list[Window]]] = {}
+        for row in await self._database.fetch("weekly_windows", roster.org, wanted):
+            week = windows.setdefault(row["coach_no"], [[] for _ in range(7)])
+            week[row["weekday"]].append(Window(row["start_minute"], row["end_minute"]))
+        overrides: dict[int, dict[date, tuple[Window, ...]]] = {}
+        first, last = day_start(first_day - 2).date(), day_start(last_day + 2).date()
+        for row in await self._database.fetch("schedule_overrides", roster.org, wanted, first, last):
+            pairs = row["windows"]
+            overrides.setdefault(row["coach_no"], {})[row["local_date"]] = tuple(
+                Window(a, b) for a, b in zip(pairs[::2], pairs[1::2], strict=True)
+            )
+        return {
+            coach.column: WeeklySchedule(
+                timezone=coach.timezone,
+                weekly=tuple(tuple(day) for day in windows.get(coach.column, [[] for _ in range(7)])),
+                overrides=overrides.get(coach.column, {}),
+            )
+            for coach in roster.coaches
+            if coach.active and (columns is None or coach.column in columns)
+        }
+
+    async def day_source(self, roster: Roster, day: int, columns: Sequence[int] | None = None) -> DaySource:
+        """What the columns (all when None) of one day are derived from."""
+        wanted = None if columns is None else list(columns)
+        start, end = day_start(day), day_start(day + 1)
+        closed: dict[int, list[tuple[datetime, datetime]]] = {}
+        for row in await self._database.fetch("closed_periods", roster.org, wanted, start, end):
+            closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
+        placements = [
+            CoachDay(row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]), cell_of(row["occupied_to"]))
+            for row in await self._database.fetch("live_placements", roster.org, wanted, start, end)
+        ]
+        counted = [
+            (row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]))
+            for row in await self._database.fetch("live_counts", roster.org, wanted, start.date())
+        ]
+        return DaySource(await self.schedules(roster, columns, day, day), closed, placements, counted)
+
+    async def deficits(self, roster: Roster) -> dict[int, int]:
+        """What each coach is owed by Postgres' account, in millionths of an appointment; sums to 0."""
+        owed: dict[int, int] = {}
+        for row in await self._database.fetch("considered_of_live", roster.org):
+            considered = unpack_considered(row["considered"])
+            if sum(c.share for c in considered) != APPOINTMENT_UNITS:
+                continue
+            for column, delta in deficit_deltas(row["coach_no"], considered).items():
+                owed[column] = owed.get(column, 0) + delta
+        return owed
+
+
+def _coach(row: Any) -> Coach:
+    return Coach(
+        column=row["coach_no"],
+        coach_id=row["coach_id"],
+        name=row["name"],
+        email=row["email"],
+        specialty=row["specialty"],
+        timezone=row["timezone"],
+        score=row["score"],
+        max_daily_appointments=row["max_daily_appointments"],
+        active=row["active"],
+    )
+
+
+def _calendar(row: Any) -> Calendar:
+    return Calendar(
+        number=row["calendar_no"],
+        calendar_id=row["calendar_id"],
+        name=row["name"],
+        slot_duration=row["slot_duration"],
+        slot_interval=row["slot_interval"],
+        max_duration=row["max_duration"],
+        buffer_before=row["buffer_before"],
+        buffer_after=row["buffer_after"],
+        min_notice_minutes=row["min_notice_minutes"],
+        max_days_ahead=row["max_days_ahead"],
+        assignment=Strategy(row["assignment"]),
+        team=tuple(row["team"]),
+    )

@@ -1,0 +1,116 @@
+"""What the service measures, as Prometheus series. MONITORING.md says of each what to do about it.
+
+Label children are bound once, because looking one up costs a microsecond; route templates are labels, ids
+never. With several processes on one machine the values meet in PROMETHEUS_MULTIPROC_DIR, which must be set
+before this module is imported; gauges of shared state are set by one process, the worker.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Every series of the service. One instance a process; `registry` is for tests that want their own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        r = self.registry
+        self.requests = Counter(
+            "booking_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=r
+        )
+        self.latency = Histogram(
+            "booking_http_request_duration_seconds",
+            "Time from a request's arrival to its answer.",
+            ["method", "route"],
+            buckets=_LATENCY_S,
+            registry=r,
+        )
+        self.claims = Counter("booking_claims_total", "What the gate said of requests.", ["outcome"], registry=r)
+        self.gate_batch = Histogram(
+            "booking_gate_batch_size", "Requests in one script call.", ["kind"], buckets=_SIZES, registry=r
+        )
+        self.commit_batch = Histogram(
+            "booking_commit_batch_size", "Bookings in one commit.", buckets=_SIZES, registry=r
+        )
+        self.backstop_conflicts = Counter(
+            "booking_backstop_conflicts_total", "Claims that Postgres' constraints refused.", registry=r
+        )
+        self.unknown_commits = Counter(
+            "booking_unknown_commits_total", "Commits whose answer was lost after every retry.", registry=r
+        )
+        self.unsettled = Counter(
+            "booking_unsettled_total", "Committed changes that Redis could not be told of at once.", registry=r
+        )
+        self.reconciled = Counter(
+            "booking_reconciled_total", "Pending claims and releases ended by the reconciler.", ["how"], registry=r
+        )
+        self.grid_differences = Counter(
+            "booking_grid_differences_total", "Cells and counts in which the grid differed from Postgres.", registry=r
+        )
+        self.deliveries = Counter(
+            "booking_deliveries_total", "Delivery attempts by what came of them.", ["destination", "outcome"], registry=r
+        )
+        self.delivery_seconds = Histogram(
+            "booking_delivery_attempt_duration_seconds",
+            "Time one delivery attempt took.",
+            ["destination"],
+            buckets=_LATENCY_S,
+            registry=r,
+        )
+        self.incoming = Counter(
+            "booking_incoming_events_total", "Incoming calendar events by what came of them.", ["outcome"], registry=r
+        )
+        self.calendar_fetches = Counter(
+            "booking_calendar_fetches_total", "Fetches of external calendars.", ["outcome"], registry=r
+        )
+        self.stream_depth = Gauge(
+            "booking_stream_depth",
+            "Entries of a stream that are not finished.",
+            ["stream"],
+            registry=r,
+            multiprocess_mode="mostrecent",
+        )
+        self.stream_oldest_s = Gauge(
+            "booking_stream_oldest_age_seconds",
+            "Age of the oldest unfinished entry of a stream.",
+            ["stream"],
+            registry=r,
+            multiprocess_mode="mostrecent",
+        )
+        self.stream_due = Gauge(
+            "booking_stream_due", "Entries waiting for a retry.", ["stream"], registry=r, multiprocess_mode="mostrecent"
+        )
+        self.stream_dead = Gauge(
+            "booking_stream_dead", "Dead letters of a stream.", ["stream"], registry=r, multiprocess_mode="mostrecent"
+        )
+        self.pending = Gauge(
+            "booking_pending_claims", "Claims and releases not settled.", registry=r, multiprocess_mode="mostrecent"
+        )
+        self.in_flight = Gauge(
+            "booking_http_requests_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum"
+        )
+
+
+def exposition(metrics: Metrics) -> bytes:
+    """All series in Prometheus' text format: of every process when they share a folder, else of this one."""
+    if MULTIPROC_DIR in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return generate_latest(registry)
+    return generate_latest(metrics.registry)
+
+
+def empty_multiprocess_folder(folder: Path) -> None:
+    """Make the folder of the processes' values, without those of an earlier run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink()
