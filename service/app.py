@@ -1,0 +1,172 @@
+"""The composition root: builds every object of a process from the settings, and closes them in reverse.
+
+The only place that unpacks settings. API processes, the worker, the commands and the tests all start here, so
+what is tested is what runs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from redis.asyncio import Redis
+
+from service.claims.connection import connect, refuse_eviction
+from service.claims.gate import Gate
+from service.claims.grid import GridStore
+from service.claims.keys import Shards
+from service.claims.scripts import Scripts
+from service.clock import Clock, SystemClock
+from service.config import Settings
+from service.db.appointments import AppointmentStore, BookingCommitter
+from service.db.connection import Database
+from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
+from service.db.keys import KeyStore
+from service.db.rosters import DefaultSlot, RosterStore
+from service.errors import ConfigurationError, Unavailable
+from service.logs import get_logger
+from service.metrics import Metrics
+from service.operations.book import Book
+from service.operations.change import ChangeAppointment
+from service.operations.find_availability import FindAvailability
+from service.operations.keep_grid import GridKeeper
+from service.operations.reconcile import Reconcile
+from service.operations.rosters import Rosters
+from service.operations.tracking import TrackedTasks
+
+ANSWERS_LIVE = timedelta(hours=25)
+DRAIN_S = 8.0
+
+_log = get_logger("app")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Every object of a process, ready to use."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    redis: Redis
+    shards: Shards
+    scripts: Scripts
+    gate: Gate
+    grid: GridStore
+    database: Database
+    appointments: AppointmentStore
+    committer: BookingCommitter
+    roster_store: RosterStore
+    keys: KeyStore
+    deliveries: DeliveryStore
+    incoming: IncomingStore
+    answers: AnswerStore
+    busy: BusyStore
+    rosters: Rosters
+    keeper: GridKeeper
+    availability: FindAvailability
+    book: Book
+    change: ChangeAppointment
+    reconcile: Reconcile
+    tasks: TrackedTasks
+    chance: random.Random
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, clock: Clock | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[Services]:
+    """Build the objects of one process; on the way out wait for work under way, then close what was opened.
+
+    Needs `database_url` and `redis_url` in the settings. Raises ConfigurationError or Unavailable.
+    """
+    if settings.database_url is None or settings.redis_url is None:
+        raise ConfigurationError("DATABASE_URL: no server is set and none is running on this DATA_DIR")
+    clock = clock or SystemClock()
+    metrics = metrics or Metrics()
+    async with AsyncExitStack() as stack:
+        redis = connect(settings.redis_url)
+        stack.push_async_callback(redis.aclose)
+        await _check_eviction(redis)
+        database = Database(settings.database_url)
+        await database.open()
+        stack.push_async_callback(database.close)
+        shards = Shards(settings.redis_shards)
+        scripts = Scripts(redis)
+        gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "settle", "release")}
+        gate = Gate(
+            scripts,
+            shards,
+            claim_ttl_ms=settings.claim_ttl_ms,
+            answer_ttl_ms=int(ANSWERS_LIVE / timedelta(milliseconds=1)),
+            observe=lambda kind, size: gate_batch[kind].observe(size),
+        )
+        stack.push_async_callback(gate.drain)
+        committer = BookingCommitter(settings.database_url, observe=metrics.commit_batch.observe)
+        stack.push_async_callback(committer.close)
+        grid = GridStore(redis, scripts, shards)
+        roster_store = RosterStore(
+            database,
+            DefaultSlot(
+                settings.default_appointment_duration_minutes,
+                settings.slot_interval_minutes,
+                timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
+                settings.max_booking_days_ahead,
+            ),
+        )
+        appointments = AppointmentStore(database)
+        rosters = Rosters(roster_store, grid, clock)
+        keeper = GridKeeper(roster_store, grid, rosters, clock)
+        availability = FindAvailability(grid, keeper, clock)
+        tasks = TrackedTasks()
+        stack.push_async_callback(tasks.drain, DRAIN_S)
+        yield Services(
+            settings=settings,
+            clock=clock,
+            metrics=metrics,
+            redis=redis,
+            shards=shards,
+            scripts=scripts,
+            gate=gate,
+            grid=grid,
+            database=database,
+            appointments=appointments,
+            committer=committer,
+            roster_store=roster_store,
+            keys=KeyStore(database),
+            deliveries=DeliveryStore(database),
+            incoming=IncomingStore(database),
+            answers=AnswerStore(database),
+            busy=BusyStore(database),
+            rosters=rosters,
+            keeper=keeper,
+            availability=availability,
+            book=Book(
+                gate=gate,
+                committer=committer,
+                appointments=appointments,
+                rosters=rosters,
+                keeper=keeper,
+                availability=availability,
+                tasks=tasks,
+                clock=clock,
+                metrics=metrics,
+            ),
+            change=ChangeAppointment(
+                gate=gate, appointments=appointments, rosters=rosters, tasks=tasks, clock=clock, metrics=metrics
+            ),
+            reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, metrics=metrics),
+            tasks=tasks,
+            chance=random.Random(),  # noqa: S311  jitter, not a secret
+        )
+
+
+async def _check_eviction(redis: Redis) -> None:
+    try:
+        warning = await refuse_eviction(redis)
+    except Unavailable:
+        return
+    if warning is not None:
+        _log.warning("redis not checked", reason=warning)

@@ -1,0 +1,205 @@
+"""Finding free slots: a few reads of the grid and arithmetic on whole days, no SQL.
+
+What is listed can be booked and nothing else can, because the same planes, the same team and the same start
+grid decide here and in the claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from service.claims.grid import GridStore, whole
+from service.clock import Clock
+from service.domain.appointment import show_time
+from service.domain.calendar import Calendar, Coach, Roster, earliest_start, latest_start
+from service.domain.grid import (
+    CELLS_PER_DAY,
+    Planes,
+    cell_of,
+    cells_in,
+    columns_in,
+    columns_mask,
+    day_of,
+    day_start,
+    five_minute_ceil,
+    instant_of,
+)
+from service.domain.zones import aligned_cells, day_bounds, local_date, zone
+from service.errors import Unavailable
+from service.operations.keep_grid import GridKeeper
+
+ATTEMPTS = 3
+KEPT_ALTERNATIVES = 1024
+
+Alternatives: TypeAlias = list[dict[str, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSlots:
+    """Free starts: rows by absolute cell, each a mask of the columns free there, over the window `[start, end)`."""
+
+    roster: Roster
+    calendar: Calendar
+    start: datetime
+    end: datetime
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def total(self) -> int:
+        """How many slots (coach and start)."""
+        return sum(row.bit_count() for _, row in self.rows)
+
+    def slots(self) -> Iterator[tuple[int, list[Coach]]]:
+        """(absolute cell, coaches free there by id) in order of time."""
+        coaches = self.roster.coach_by_column
+        for cell, row in self.rows:
+            found = [coaches[column] for column in columns_in(row, self.roster.width)]
+            found.sort(key=lambda coach: coach.coach_id)
+            yield cell, found
+
+
+class FindAvailability:
+    """Searches the grid."""
+
+    def __init__(self, grid: GridStore, keeper: GridKeeper, clock: Clock) -> None:
+        self._grid = grid
+        self._keeper = keeper
+        self._clock = clock
+        # Alternatives by what they were computed from: a crowd on one slot asks for the same ones.
+        self._alternatives: OrderedDict[tuple[Any, ...], asyncio.Task[Alternatives]] = OrderedDict()
+
+    async def __call__(
+        self, roster: Roster, calendar: Calendar, coach: Coach | None, start: datetime, end: datetime
+    ) -> FreeSlots:
+        """Free starts in `[start, end)` of the calendar's team, or of one coach of it.
+
+        Starts before the notice or beyond the horizon are not listed. Raises Unavailable.
+        """
+        now = self._clock.now()
+        team = calendar.team if coach is None else tuple(c for c in calendar.team if c == coach.column)
+        first = max(start, earliest_start(calendar, now))
+        last = min(end, latest_start(calendar, now) + timedelta(seconds=1))
+        if not team or first >= last:
+            return FreeSlots(roster, calendar, start, end, ())
+        matrix, planes = await self._free(roster, calendar, team, five_minute_ceil(first), last)
+        return FreeSlots(roster, calendar, start, end, tuple(planes.iterate(matrix)))
+
+    async def next_free(
+        self, roster: Roster, calendar: Calendar, coach: Coach | None, after: datetime, revision: int, *, most: int
+    ) -> Alternatives:
+        """The next `most` free starts after an instant, as {start_time, end_time} in UTC."""
+        key = (
+            roster.org,
+            calendar.number,
+            None if coach is None else coach.column,
+            after,
+            roster.version,
+            revision,
+            int(self._clock.now().timestamp()) // 60,
+        )
+        task = self._alternatives.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = asyncio.ensure_future(self._next_free(roster, calendar, coach, after, most))
+            self._alternatives[key] = task
+            while len(self._alternatives) > KEPT_ALTERNATIVES:
+                self._alternatives.popitem(last=False)
+        return await asyncio.shield(task)
+
+    async def _next_free(
+        self, roster: Roster, calendar: Calendar, coach: Coach | None, after: datetime, most: int
+    ) -> Alternatives:
+        found: Alternatives = []
+        begin, horizon = after + timedelta(minutes=5), latest_start(calendar, self._clock.now())
+        while len(found) < most and begin <= horizon:
+            until = begin + timedelta(days=7)
+            free = await self(roster, calendar, coach, begin, until)
+            for cell, _ in free.rows[: most - len(found)]:
+                begins = instant_of(cell)
+                ends = begins + timedelta(minutes=calendar.slot_duration)
+                found.append({"start_time": show_time(begins, None), "end_time": show_time(ends, None)})
+            begin = until
+        return found
+
+    async def _free(
+        self, roster: Roster, calendar: Calendar, team: tuple[int, ...], first: datetime, last: datetime
+    ) -> tuple[int, Planes]:
+        """The matrix of free starts in `[first, last)` and the planes it is read from."""
+        before, cells, after = (
+            cells_in(minutes) for minutes in (calendar.buffer_before, calendar.slot_duration, calendar.buffer_after)
+        )
+        first_day = day_of(first - timedelta(minutes=calendar.buffer_before))
+        last_day = day_of(last + timedelta(minutes=calendar.slot_duration + calendar.buffer_after))
+        days = range(first_day, last_day + 1)
+        groups = roster.zone_groups(team)
+        local_days = sorted(
+            {
+                day
+                for group in groups
+                for day in range(_local_day(first, group.name), _local_day(last, group.name) + 1)
+            }
+        )
+        planes, full = await self._read(roster, days, local_days)
+        free = planes.starts(cells=cells, before=before, after=after)
+        allowed = 0
+        for group in groups:
+            columns = columns_mask((c for c in group.columns if c in team), roster.width)
+            aligned = _aligned_rows(first_day, len(days), roster.width, group.name, calendar.slot_interval)
+            rows = planes.rows_mask(columns, cell_of(first) - planes.first_cell, _rows_until(planes, last))
+            part = rows & aligned
+            for day in local_days:
+                reached = full[day] & columns
+                if reached:
+                    start, end = day_bounds((day_start(day)).date(), zone(group.name))
+                    part &= ~planes.rows_mask(
+                        reached,
+                        max(0, cell_of(start) - planes.first_cell),
+                        min(planes.rows, cell_of(end) - planes.first_cell),
+                    )
+            allowed |= part
+        return free & allowed, planes
+
+    async def _read(
+        self, roster: Roster, days: range, local_days: Sequence[int]
+    ) -> tuple[Planes, dict[int, int]]:
+        """Planes and full rows; missing days are derived first."""
+        for _ in range(ATTEMPTS):
+            read = await self._grid.read(roster.org, days, local_days)
+            missing = {
+                day
+                for day, planes in zip(days, read.days, strict=True)
+                if planes is None or not all(whole(plane, roster.width) for plane in planes)
+            }
+            missing |= {day for day, row in read.full.items() if row is None or len(row) != roster.width}
+            if not missing:
+                return (
+                    Planes.join(days.start, roster.width, [planes for planes in read.days if planes is not None]),
+                    {day: int.from_bytes(row or b"", "big") for day, row in read.full.items()},
+                )
+            await self._keeper.derive(roster.org, sorted(missing))
+        raise Unavailable("the grid kept changing while it was read")
+
+
+def _local_day(instant: datetime, name: str) -> int:
+    return (local_date(instant, zone(name)) - day_start(0).date()).days
+
+
+def _rows_until(planes: Planes, last: datetime) -> int:
+    """The first row at which no start may lie any more: `last` rounded up to a cell."""
+    return min(planes.rows, cell_of(five_minute_ceil(last)) - planes.first_cell)
+
+
+@lru_cache(maxsize=256)
+def _aligned_rows(first_day: int, days: int, width: int, name: str, interval: int) -> int:
+    """All columns of the rows at which a zone's start grid has a start, as a matrix over several days."""
+    ones, none = b"\xff" * width, bytes(width)
+    parts: list[bytes] = []
+    for day in range(first_day, first_day + days):
+        cells = aligned_cells(day, zone(name), interval)
+        parts += [ones if cells >> (CELLS_PER_DAY - 1 - row) & 1 else none for row in range(CELLS_PER_DAY)]
+    return int.from_bytes(b"".join(parts), "big")

@@ -1,0 +1,170 @@
+"""Keeping the grid what Postgres says: creating days, repairing coach-days, comparing.
+
+All of it is optimistic: announce, read Postgres, write only if nothing was settled in between. So it runs
+beside bookings, and two processes doing the same cost time, never truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from service.claims.grid import ColumnState, GridStore
+from service.claims.scripts import DeriveOutcome, Differences
+from service.clock import Clock
+from service.db.rosters import DaySource, RosterStore
+from service.domain.calendar import Roster
+from service.domain.grid import day_of
+from service.domain.plane import cells_mask, column_cells, plane_of
+from service.domain.schedule import open_cells
+from service.errors import Unavailable
+from service.operations.rosters import Rosters, grid_days
+
+ATTEMPTS = 20
+
+
+def open_by_column(source: DaySource, day: int) -> dict[int, int]:
+    """The open cells of each column on a day, from hours, overrides and closed periods."""
+    return {
+        column: open_cells(schedule, day, closed=source.closed.get(column, ()))
+        for column, schedule in source.schedules.items()
+    }
+
+
+def occupied_by_column(source: DaySource, day: int) -> dict[int, int]:
+    """The occupied cells of each column on a day, from live appointments."""
+    cells: dict[int, int] = {}
+    for placement in source.placements:
+        mask = cells_mask(day, placement.first_cell, placement.last_cell)
+        cells[placement.column] = cells.get(placement.column, 0) | mask
+    return cells
+
+
+def counts_by_column(source: DaySource, columns: int) -> list[int]:
+    """Live appointments of each column on the local date."""
+    counts = [0] * columns
+    for column, _, _ in source.counted:
+        counts[column] += 1
+    return counts
+
+
+def known_in(source: DaySource) -> list[str]:
+    """The identities ('appointment:first cell') of every appointment in the source."""
+    identities = {f"{p.appointment}:{p.first_cell}" for p in source.placements}
+    identities.update(f"{appointment}:{cell}" for _, appointment, cell in source.counted)
+    return sorted(identities)
+
+
+class GridKeeper:
+    """Derives, repairs and compares the grid of any organization."""
+
+    def __init__(self, store: RosterStore, grid: GridStore, rosters: Rosters, clock: Clock) -> None:
+        self._store = store
+        self._grid = grid
+        self._rosters = rosters
+        self._clock = clock
+        self._deriving: dict[tuple[int, int], asyncio.Task[None]] = {}
+
+    async def derive(self, org: int, days: Iterable[int]) -> None:
+        """Create the days that are missing; concurrent wishes for the same day share one derivation.
+
+        Raises Unavailable when Redis or Postgres does not answer, or bookings kept changing the day meanwhile.
+        """
+        for day in days:
+            task = self._deriving.get((org, day))
+            if task is None:
+                task = asyncio.ensure_future(self._derive_day(org, day))
+                self._deriving[(org, day)] = task
+                task.add_done_callback(lambda _, key=(org, day): self._deriving.pop(key, None))
+            await asyncio.shield(task)
+
+    async def _derive_day(self, org: int, day: int) -> None:
+        roster = await self._rosters.get(org)
+        for _ in range(ATTEMPTS):
+            nonce = await self._grid.mark_day(org, day)
+            source = await self._store.day_source(roster, day)
+            outcome = await self._grid.derive_day(
+                roster,
+                day,
+                nonce,
+                open_plane=plane_of(open_by_column(source, day), roster.width),
+                occupied=plane_of(occupied_by_column(source, day), roster.width),
+                counts=counts_by_column(source, roster.width * 8),
+                known=known_in(source),
+            )
+            if outcome in (DeriveOutcome.DERIVED, DeriveOutcome.PRESENT):
+                return
+            if outcome is DeriveOutcome.STALE:
+                roster = await self._rosters.refresh(org, roster)
+        raise Unavailable(f"day {day} of the grid kept changing while it was derived")
+
+    async def fill(self, org: int) -> int:
+        """Create every missing day up to the horizon; how many there were."""
+        roster = await self._rosters.get(org)
+        if await self._grid.has_roster(org) is None:
+            await self._rosters.publish(roster)
+        missing = await self._grid.missing_days(org, grid_days(roster, day_of(self._clock.now())))
+        await self.derive(org, missing)
+        return len(missing)
+
+    async def repair(self, org: int, columns: Sequence[int], days: Iterable[int], *, write: bool = True) -> Differences:
+        """Make coach-days what Postgres says (or only compare); returns all differences together.
+
+        A day that is not in Redis is no difference: it will be derived when it is needed.
+        """
+        roster = await self._rosters.get(org)
+        opened = occupied = counted = 0
+        for day in days:
+            for column in columns:
+                found = await self._repair_one(roster, day, column, write=write)
+                opened, occupied, counted = opened + found.open, occupied + found.occupied, counted + found.count
+        outcome = DeriveOutcome.REPAIRED if write else DeriveOutcome.COMPARED
+        return Differences(outcome, opened, occupied, counted)
+
+    async def _repair_one(self, roster: Roster, day: int, column: int, *, write: bool) -> Differences:
+        for _ in range(ATTEMPTS):
+            nonce = await self._grid.mark_coach_day(roster.org, day, column)
+            source = await self._store.day_source(roster, day, [column])
+            state = ColumnState(
+                open=open_by_column(source, day).get(column, 0),
+                occupied=occupied_by_column(source, day).get(column, 0),
+                count=len(source.counted),
+                known=tuple(known_in(source)),
+            )
+            found = await self._grid.repair_coach_day(roster, day, column, nonce, state, write=write)
+            if found.outcome is DeriveOutcome.STALE:
+                roster = await self._rosters.refresh(roster.org, roster)
+            elif found.outcome is not DeriveOutcome.CHANGED:
+                return found
+        raise Unavailable(f"coach-day {roster.org}:{day}:{column} kept changing while it was looked at")
+
+    async def check_day(self, org: int, day: int, *, write: bool) -> Differences:
+        """Compare a whole day with Postgres and look closer at the coaches that seem to differ (and repair them).
+
+        Cheap where all is well: one read of each side. The closer look is the script's, which knows what is pending.
+        """
+        roster = await self._rosters.get(org)
+        columns = roster.width * 8
+        read = await self._grid.read(org, range(day, day + 1), [day])
+        counts = await self._grid.read_counts(org, day, columns)
+        planes = read.days[0]
+        if planes is None or counts is None or read.full[day] is None:
+            return Differences(DeriveOutcome.UNKNOWN_DAY, 0, 0, 0)
+        source = await self._store.day_source(roster, day)
+        wanted_counts = counts_by_column(source, columns)
+        suspects = {column for column in range(columns) if counts[column] != wanted_counts[column]}
+        full = int.from_bytes(read.full[day] or b"", "big")
+        limits = {coach.column: coach.max_daily_appointments for coach in roster.coaches}
+        for column in limits:
+            is_full = full >> (columns - 1 - column) & 1
+            if is_full != (counts[column] >= limits[column]):
+                suspects.add(column)
+        expected = (open_by_column(source, day), occupied_by_column(source, day))
+        for plane, cells in zip(planes, expected, strict=True):
+            if plane != plane_of(cells, roster.width):
+                suspects.update(
+                    column
+                    for column in limits
+                    if column_cells(plane, column, roster.width) != cells.get(column, 0)
+                )
+        return await self.repair(org, sorted(suspects), [day], write=write)

@@ -1,0 +1,63 @@
+"""The rosters this process decides by, and their publication beside the grid.
+
+A roster is kept until the grid says that it is stale; then it is read again. So no request pays for reading
+it, and none decides by an old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.claims.grid import GridStore
+from service.clock import Clock
+from service.db.rosters import RosterStore
+from service.domain.calendar import Roster
+from service.domain.grid import day_of
+from service.errors import Unavailable
+from service.logs import get_logger
+
+_log = get_logger("operations.rosters")
+
+
+def grid_days(roster: Roster, today: int) -> range:
+    """The days the grid should hold: yesterday to two days past the horizon."""
+    return range(today - 1, today + roster.horizon_days + 3)
+
+
+class Rosters:
+    """Rosters by organization."""
+
+    def __init__(self, store: RosterStore, grid: GridStore, clock: Clock) -> None:
+        self._store = store
+        self._grid = grid
+        self._clock = clock
+        self._kept: dict[int, Roster] = {}
+        self._locks: dict[int, asyncio.Lock] = {}
+
+    async def get(self, org: int) -> Roster:
+        """The organization's roster as last seen. Raises Unavailable when it must be read and cannot."""
+        kept = self._kept.get(org)
+        return kept if kept is not None else await self.refresh(org, None)
+
+    async def refresh(self, org: int, seen: Roster | None) -> Roster:
+        """The roster read again and published, unless somebody else just did after `seen` was looked at."""
+        async with self._locks.setdefault(org, asyncio.Lock()):
+            kept = self._kept.get(org)
+            if kept is not None and kept is not seen:
+                return kept
+            roster = await self._store.load(org)
+            try:
+                await self.publish(roster)
+            except Unavailable as problem:
+                _log.warning("roster not published", org=org, error=problem.message)
+            self._kept[org] = roster
+            return roster
+
+    async def publish(self, roster: Roster) -> None:
+        """Put a roster beside its grid. Raises Unavailable."""
+        deficits = [0] * (roster.width * 8)
+        if await self._grid.has_roster(roster.org) is None:
+            for column, units in (await self._store.deficits(roster)).items():
+                deficits[column] = units
+        outcome, _ = await self._grid.publish(roster, deficits, grid_days(roster, day_of(self._clock.now())))
+        _log.info("roster published", org=roster.org, version=roster.version, outcome=outcome.value)

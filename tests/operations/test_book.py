@@ -1,0 +1,48 @@
+"""Booking through the operation: one claim, one row, one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from service.app import Services
+from service.errors import IdempotencyKeyReused, SlotUnavailable
+from service.operations.book import Booked, RateSeen
+from tests.wishes import caller, free_starts, wish
+
+
+async def test_an_idle_team_gives_its_first_booking_to_its_best_coach(services: Services, org: int) -> None:
+    start = (await free_starts(services, org))[5]
+    booked = await services.book(wish(start), caller(org), RateSeen())
+    body = orjson.loads(booked.body)
+    assert body["coach_id"] == "coach-3"
+    assert body["status"] == "scheduled"
+
+
+async def test_one_start_is_given_once_to_each_coach_and_then_refused(services: Services, org: int) -> None:
+    start = (await free_starts(services, org))[5]
+    answers = await asyncio.gather(
+        *(services.book(wish(start, person=n), caller(org), RateSeen()) for n in range(100)), return_exceptions=True
+    )
+    assert Counter(type(a) for a in answers) == {Booked: 5, SlotUnavailable: 95}
+    assert len({orjson.loads(a.body)["coach_id"] for a in answers if isinstance(a, Booked)}) == 5
+    lost = next(a for a in answers if isinstance(a, SlotUnavailable))
+    assert len(lost.details["alternatives"]) == 3
+
+
+async def test_one_key_books_once_and_its_answer_outlives_redis(services: Services, org: int) -> None:
+    start = (await free_starts(services, org))[5]
+    request = wish(start, idempotency_key="one", fingerprint="a" * 32)
+    answers = await asyncio.gather(*(services.book(request, caller(org), RateSeen()) for _ in range(20)))
+    assert len({a.body for a in answers}) == 1
+    assert sum(not a.replayed for a in answers) == 1
+    with pytest.raises(IdempotencyKeyReused):
+        await services.book(replace(request, fingerprint="b" * 32), caller(org), RateSeen())
+    await services.redis.flushall()
+    again = await services.book(request, caller(org), RateSeen())
+    assert again.replayed
+    assert again.body == answers[0].body

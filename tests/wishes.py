@@ -1,0 +1,43 @@
+"""What tests ask the booking operation for."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from service.app import Services
+from service.claims.gate import Rate
+from service.domain.grid import instant_of
+from service.operations.book import BookingRequest
+from service.operations.caller import Caller
+
+
+def caller(org: int) -> Caller:
+    """A caller that may everything and is not limited."""
+    return Caller(org, "tests", frozenset({"read", "write", "admin"}), Rate("tests", 0, 60_000), "corr-1")
+
+
+def wish(start: datetime, calendar: str = "cal-1", person: int = 0, **more: Any) -> BookingRequest:
+    """A wish for a start in a calendar by the `person`-th contact."""
+    fields: dict[str, Any] = {
+        "calendar_id": calendar,
+        "start_time": start,
+        "end_time": None,
+        "contact_email": f"person{person}@example.com",
+        "contact_name": None,
+        "notes": None,
+        "timezone": None,
+        "coach_id": None,
+        "metadata": {},
+        "idempotency_key": None,
+        "fingerprint": "0" * 32,
+    }
+    return BookingRequest(**{**fields, **more})
+
+
+async def free_starts(services: Services, org: int, calendar: str = "cal-1") -> list[datetime]:
+    """The free starts of the next seven days."""
+    roster = await services.rosters.get(org)
+    now = services.clock.now()
+    free = await services.availability(roster, roster.calendar(calendar), None, now, now + timedelta(days=7))
+    return [instant_of(cell) for cell, _ in free.rows]
