@@ -1,0 +1,60 @@
+# Everything a person or a CI machine runs; needs make and Python 3.11 or newer, and writes only to .venv and .data.
+
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+COMPILE := .venv/bin/python -m piptools compile --quiet --no-header --strip-extras --allow-unsafe \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra embedded
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint format lock env-example clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/.runtime ## start everything in the foreground: servers, mocks, worker and API
+	@exec .venv/bin/booking up
+
+test: .venv/.test ## run every test against servers it starts itself (ARGS="-k words" picks some)
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
+	.venv/bin/lint-imports
+	.venv/bin/hadolint Dockerfile
+
+format: .venv/.test ## format the code and sort its imports
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+lock: .venv/.test ## pin the dependencies of pyproject.toml anew (ARGS=--upgrade takes newer ones)
+	$(COMPILE) $(ARGS) --output-file requirements.txt pyproject.toml
+	$(COMPILE) $(ARGS) --extra test --constraint requirements.txt --output-file requirements-test.txt pyproject.toml
+
+env-example: .venv/.runtime ## write .env.example from the settings
+	.venv/bin/python -c 'from service.config import Settings; print(*(f"# {about} ({unit})\n{name}={default}\n" for name, default, unit, about in Settings.describe()), sep="\n", end="")' > .env.new
+	mv .env.new .env.example
+
+clean: ## remove what the other commands built, but not the data in .data
+	rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: install it, or name it with PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "This Python cannot make virtual environments: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.runtime: requirements.txt pyproject.toml | .venv/bin/python
+	@echo "Installing the pinned dependencies into .venv ..."
+	$(PIP) install --quiet --requirement requirements.txt
+	$(PIP) install --quiet --no-deps --editable .
+	@touch $@
+
+.venv/.test: requirements-test.txt .venv/.runtime
+	@echo "Installing the tools of the tests into .venv ..."
+	$(PIP) install --quiet --requirement requirements-test.txt
+	@touch $@

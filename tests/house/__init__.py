@@ -1,0 +1,1 @@
+"""Promises about the repository itself: what is committed, shipped, pinned and composed."""

@@ -1,0 +1,45 @@
+"""The image's health check says healthy for a 200 only, and never hangs on a refused connection."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/ready" else 503)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        return
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def check(root: Path, url: str) -> int:
+    command = [sys.executable, str(root / "deploy" / "healthcheck.py"), url]
+    return subprocess.run(command, check=False, capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("path", "code"), [("/ready", 0), ("/starting", 1)])
+def test_only_a_200_is_healthy(root: Path, address: str, path: str, code: int) -> None:
+    assert check(root, address + path) == code
+
+
+def test_nobody_listening_is_not_healthy(root: Path) -> None:
+    assert check(root, "http://127.0.0.1:1/ready") == 1

@@ -1,0 +1,85 @@
+"""Prometheus scrapes what runs, and every alert is a valid question about series the service has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import promql_parser as promql
+import pytest
+import yaml
+
+from service.metrics import Metrics
+
+OF_PROMETHEUS = {"up"}
+
+
+def load(root: Path, name: str) -> dict[str, Any]:
+    return yaml.safe_load((root / "deploy" / name).read_text())
+
+
+def alerts(root: Path) -> list[dict[str, Any]]:
+    return [rule for group in load(root, "alerts.yml")["groups"] for rule in group["rules"]]
+
+
+def selectors(expression: Any) -> list[Any]:
+    """The vector selectors anywhere in a parsed expression."""
+    if isinstance(expression, promql.VectorSelector):
+        return [expression]
+    parts = [getattr(expression, name, None) for name in ("expr", "lhs", "rhs", "vector_selector", "vs")]
+    parts += list(getattr(expression, "args", None) or [])
+    return [found for part in parts if part is not None for found in selectors(part)]
+
+
+@pytest.fixture(scope="module")
+def series() -> dict[str, set[str]]:
+    """Every series the service can have -> the labels it carries."""
+    known: dict[str, set[str]] = {}
+    for collector in vars(Metrics()).values():
+        if not hasattr(collector, "describe") or not hasattr(collector, "_labelnames"):
+            continue
+        labels = set(collector._labelnames)
+        for metric in collector.describe():
+            name = metric.name
+            known |= {name: labels, f"{name}_total": labels}
+            known |= {f"{name}_count": labels, f"{name}_sum": labels, f"{name}_bucket": labels | {"le"}}
+    return known
+
+
+def test_prometheus_scrapes_the_api_and_the_worker(root: Path) -> None:
+    compose = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]
+    jobs = load(root, "prometheus.yml")["scrape_configs"]
+    targets = [target for job in jobs for config in job["static_configs"] for target in config["targets"]]
+    served = {
+        f"api:{compose['api']['environment']['PORT']}",
+        f"worker:{compose['worker']['environment']['METRICS_PORT']}",
+    }
+    assert set(targets) == served
+
+
+def test_prometheus_finds_its_rules_and_compose_mounts_them(root: Path) -> None:
+    mounted = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]["prometheus"]["volumes"]
+    for name in load(root, "prometheus.yml")["rule_files"]:
+        assert (root / "deploy" / name).is_file()
+        assert f"./deploy/{name}:/etc/prometheus/{name}:ro" in mounted
+
+
+def test_every_alert_asks_only_for_series_and_labels_that_exist(root: Path, series: dict[str, set[str]]) -> None:
+    assert len(alerts(root)) >= 5
+    for rule in alerts(root):
+        found = selectors(promql.parse(rule["expr"]))
+        assert found, rule["alert"]
+        for selector in found:
+            if selector.name in OF_PROMETHEUS:
+                continue
+            assert selector.name in series, f"{rule['alert']} asks for {selector.name}"
+            asked = {matcher.name for matcher in selector.matchers.matchers}
+            assert asked <= series[selector.name] | {"job", "instance"}, rule["alert"]
+
+
+def test_every_alert_says_what_it_means_and_how_urgent_it_is(root: Path) -> None:
+    names = [rule["alert"] for rule in alerts(root)]
+    assert len(names) == len(set(names))
+    for rule in alerts(root):
+        assert rule["annotations"]["summary"]
+        assert rule["labels"]["severity"] in ("page", "warning")
