@@ -6,9 +6,8 @@ said in wall time becomes cells by one shift a stretch, without converting cell 
 
 Zones come from the machine's IANA database (or the tzdata package); a newer one counts after a restart.
 From 2020 to 2040 every offset of every zone is a multiple of 15 minutes, no clock is moved twice within one
-UTC day, and only Antarctica/Casey moved its clocks off a cell boundary (at 00:01, until 2022). That is by
-database 2026f. A day with an offset that is no multiple of 5 minutes (Monrovia before 1972) is
-refused.
+UTC day, and only Antarctica/Casey moved its clocks off a cell boundary (at 00:01, until 2022), as database
+2026f has it. A day with an offset that is no multiple of 5 minutes (Monrovia before 1972) is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CELL = timedelta(minutes=CELL_MINUTES)
 DAY_MINUTES = CELLS_PER_DAY * CELL_MINUTES
 _DAY_SECONDS = DAY_MINUTES * 60
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
-# Every zone there is on every day the grid holds (some 20,000) fits into a cache of days: about 16 MB.
+# Every zone there is on every day the grid holds (some 20,000) fits into a cache of days: about 11 MB.
 _ZONE_DAYS = 32_768
 _YEARS = range(1970, 2200)
 # In the database or beside it, but not places: the machine's own zone, and "not configured".
@@ -190,20 +189,9 @@ def _even_parts(start: datetime, zone: ZoneInfo) -> list[tuple[int, int]]:
 
 def _first_instant(local_day: date, zone: ZoneInfo) -> datetime:
     """The first instant at which the clocks of `zone` show `local_day` or a later date."""
-    midnight = datetime.combine(local_day, time(), zone)
-    # Read with the offset before and after a move; inside a gap the former is the later instant.
-    instant, other = midnight.astimezone(UTC), midnight.replace(fold=1).astimezone(UTC)
-    if other >= instant:
-        return instant
-    # Midnight is skipped: between the two readings lies the move itself, the first instant past the gap.
-    before, after = other, instant
-    while after - before > timedelta(seconds=1):
-        middle = before + timedelta(seconds=(after - before) // timedelta(seconds=2))
-        if local_date(middle, zone) >= local_day:
-            after = middle
-        else:
-            before = middle
-    return after
+    # A skipped midnight is read with the offset before the move, and so gives the moment of the move: no
+    # clock has been moved forward across midnight from before it since 1970.
+    return datetime.combine(local_day, time(), zone).astimezone(UTC)
 
 
 def _wall(instant: datetime, zone: ZoneInfo) -> datetime:

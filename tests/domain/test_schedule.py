@@ -314,6 +314,7 @@ def test_time_off_that_ends_before_it_starts_is_refused() -> None:
         ("-1:00", "17:00", "start '-1:00' is not a time HH:MM"),
         ("09:00\n", "17:00", r"start '09:00\\n' is not a time HH:MM"),
         ("٠٩:٠٠", "17:00", "start '٠٩:٠٠' is not a time HH:MM"),
+        ("0٩:00", "17:00", "start '0٩:00' is not a time HH:MM"),
         ("", "17:00", "start '' is not a time HH:MM"),
         ("09:02", "17:00", "start 09:02 is not a multiple of 5 minutes"),
         ("09:00", "16:59", "end 16:59 is not a multiple of 5 minutes"),
@@ -326,6 +327,12 @@ def test_time_off_that_ends_before_it_starts_is_refused() -> None:
 def test_a_window_that_makes_no_sense_is_refused_saying_why(start: str, end: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         Window.parse(start, end)
+
+
+def test_a_refusal_does_not_repeat_a_long_text() -> None:
+    with pytest.raises(ValueError, match="is not a time HH:MM") as refused:
+        Window.parse("9" * 10_000, "17:00")
+    assert len(str(refused.value)) < 100
 
 
 def test_a_window_made_of_minutes_keeps_the_same_rules() -> None:
@@ -364,6 +371,15 @@ def test_a_schedule_refuses_unknown_zones_and_overlapping_windows() -> None:
         WeeklySchedule("UTC", week((), overlapping))
     with pytest.raises(ValueError, match="windows 00:00–01:00 and 00:30–01:30 overlap"):
         WeeklySchedule("UTC", week(), {date(2026, 12, 25): overlapping})
+
+
+def test_windows_of_a_schedule_may_stand_in_any_order() -> None:
+    morning, noon, evening = Window(0, 60), Window(720, 780), Window(1200, 1260)
+    on, day = date(2026, 6, 1), day_number(date(2026, 6, 1))
+    shuffled = only_on(on, (noon, evening, morning), "UTC")
+    assert open_cells(shuffled, day) == open_cells(only_on(on, (morning, noon, evening), "UTC"), day)
+    with pytest.raises(ValueError, match="windows 00:00–01:00 and 00:30–01:30 overlap"):
+        only_on(on, (noon, Window(30, 90), evening, morning), "UTC")
 
 
 def test_a_schedule_survives_being_written_as_json() -> None:
