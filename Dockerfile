@@ -12,7 +12,7 @@ RUN --mount=type=cache,target=/var/cache/pip \
     /opt/booking/bin/pip install --constraint requirements.txt .
 
 FROM python:3.11.14-slim-bookworm
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/booking --shell /usr/sbin/nologin booking
+RUN useradd --system --uid 10001 --user-group --create-home --home-dir /var/lib/booking --shell /usr/sbin/nologin booking
 COPY --from=build /opt/booking /opt/booking
 COPY deploy/healthcheck.py /opt/booking/healthcheck.py
 ENV PATH=/opt/booking/bin:$PATH \
@@ -21,7 +21,7 @@ ENV PATH=/opt/booking/bin:$PATH \
     HOST=0.0.0.0 \
     PORT=3000 \
     DATA_DIR=/var/lib/booking/data
-USER booking
+USER 10001
 WORKDIR /var/lib/booking
 EXPOSE 3000
 STOPSIGNAL SIGTERM

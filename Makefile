@@ -21,7 +21,7 @@ test: .venv/.test ## run every test against servers it starts itself (ARGS="-k w
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --project pyproject.toml --pythonpath .venv/bin/python
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
 

@@ -35,12 +35,14 @@ local function release(item)
   local packed = call('HGET', pending, token)
   if not packed then return 'absent' end
   local entry = cmsgpack.unpack(packed)
-  local column, width, considered = entry[5], entry[9], entry[11]
+  local column, considered = entry[5], entry[11]
   if under_repair then disturb(entry) end
   for _, segment in ipairs(item[3]) do
     local key = KEYS[segment[1]]
-    -- A plane that is gone or has another width was or will be derived from Postgres: nothing to free there.
-    if call('STRLEN', key) == 288 * width then
+    -- The plane's own width, not the claim's: a day derived in wider rows since then has kept the claim. A plane that
+    -- is gone will be derived from Postgres.
+    local width = call('STRLEN', key) / 288
+    if column < width * 8 then
       local clear = { 'BITFIELD', key }
       for row = segment[2], segment[2] + segment[3] - 1 do
         local n = #clear
@@ -50,7 +52,7 @@ local function release(item)
     end
   end
   local full, counts, limits = KEYS[item[4]], KEYS[item[5]], KEYS[item[6]]
-  if call('STRLEN', full) == width then
+  if column < call('STRLEN', full) * 8 then
     local left = call('BITFIELD', counts, 'OVERFLOW', 'SAT', 'INCRBY', 'u16', '#' .. column, -1)[1]
     local limit = call('BITFIELD', limits, 'GET', 'u16', '#' .. column)[1]
     call('SETBIT', full, column, left >= limit and 1 or 0)

@@ -33,6 +33,7 @@ from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
+from service.operations.rebuild import Rebuild
 from service.operations.reconcile import Reconcile
 from service.operations.rosters import Rosters
 from service.operations.tracking import TrackedTasks
@@ -70,6 +71,7 @@ class Services:
     book: Book
     change: ChangeAppointment
     reconcile: Reconcile
+    rebuild: Rebuild
     tasks: TrackedTasks
     chance: random.Random
 
@@ -158,6 +160,9 @@ async def open_services(
                 gate=gate, appointments=appointments, rosters=rosters, tasks=tasks, clock=clock, metrics=metrics
             ),
             reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, metrics=metrics),
+            rebuild=Rebuild(
+                database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
+            ),
             tasks=tasks,
             chance=random.Random(),  # noqa: S311  jitter, not a secret
         )

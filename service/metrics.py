@@ -72,6 +72,9 @@ class Metrics:
         self.calendar_fetches = Counter(
             "booking_calendar_fetches_total", "Fetches of external calendars.", ["outcome"], registry=r
         )
+        self.worker_failures = Counter(
+            "booking_worker_loop_failures_total", "Failures of the worker's loops.", ["loop"], registry=r
+        )
         self.stream_depth = Gauge(
             "booking_stream_depth",
             "Entries of a stream that are not finished.",

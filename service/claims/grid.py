@@ -8,7 +8,7 @@ only if nothing was settled, released or repaired there since.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
 from service.claims.keys import Shards
 from service.claims.scripts import DeriveOutcome, Differences, PublishOutcome, Scripts
@@ -226,6 +226,20 @@ class GridStore:
             value: bytes = await self._redis.get(self._shards.of(org).deficits(org)) or b""
         value = value.ljust(columns * 4, b"\0")
         return [int.from_bytes(value[4 * c : 4 * c + 4], "big", signed=True) for c in range(columns)]
+
+    async def set_deficits(self, org: int, units: Mapping[int, int]) -> bool:
+        """Set the deficits of some columns; False when a booking changed any deficit meanwhile (nothing is written)."""
+        key = self._shards.of(org).deficits(org)
+        async with _redis_errors(), self._redis.pipeline(transaction=True) as pipe:
+            await pipe.watch(key)
+            pipe.multi()
+            for column, value in units.items():
+                pipe.setrange(key, column * 4, value.to_bytes(4, "big", signed=True))
+            try:
+                await pipe.execute()
+            except WatchError:
+                return False
+        return True
 
     async def pending(self) -> dict[str, PendingEntry]:
         """Every claim and release of all shards that has not been settled, by token."""

@@ -297,6 +297,15 @@ class AppointmentStore:
         epoch = day_start(0).date()
         return [(row["coach_no"], (row["local_day"] - epoch) // timedelta(days=1), row["appointments"]) for row in rows]
 
+    async def considered(
+        self, org: int, first_day: int, last_day: int, calendar_number: int | None
+    ) -> list[tuple[str, bytes]]:
+        """(strategy, who was considered, packed) of each live appointment `counted` would count."""
+        rows = await self._database.fetch(
+            "considered_in_window", org, day_start(first_day).date(), day_start(last_day).date(), calendar_number
+        )
+        return [(row["strategy"], row["considered"]) for row in rows]
+
 
 def _appointment(row: Any) -> Appointment:
     return Appointment(

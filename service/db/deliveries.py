@@ -14,12 +14,16 @@ from service.domain.event import Event, EventRef, EventType
 
 
 class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event to be delivered: whether it already was, must wait for an earlier one, and what the receiver called that."""
+    """An event to be delivered: whether it already was, and whether it must wait for an earlier one.
+
+    `earlier_reference` is what the receiver last called the appointment, under the coach it then had.
+    """
 
     event: Event
     delivered: bool
     must_wait: bool
     earlier_reference: str | None
+    earlier_coach_id: str | None
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +99,7 @@ class DeliveryStore:
                 delivered=row["delivery_state"] == "delivered",
                 must_wait=row["must_wait"],
                 earlier_reference=row["earlier_reference"],
+                earlier_coach_id=row["earlier_coach_id"],
             )
         return found
 

@@ -20,16 +20,23 @@ import pytest
 from service.embedded import EmbeddedPostgres
 from service.embedded.account import Account, let_in, unprivileged_account
 from service.embedded.wheels import postgres_binaries, postgres_trees
-from tests.embedded.conftest import REPOSITORY, processes_on, python, read_until
+from tests.embedded.conftest import REPOSITORY, folder_of_its_own, processes_on, python, read_until
 
 
 def _owner_of_process(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
 
 
-def test_it_starts_from_a_checkout_nobody_else_may_enter(tmp_path: Path) -> None:
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder programs may be run from, as they may not from memory everywhere."""
+    with folder_of_its_own(Path(tempfile.gettempdir())) as folder:
+        yield folder
+
+
+def test_it_starts_from_a_checkout_nobody_else_may_enter(disk: Path) -> None:
     """As in a clone below /root made with a umask of 077."""
-    private = tmp_path / "private"
+    private = disk / "private"
     for tree in postgres_trees(postgres_binaries()):
         target = private / tree.relative_to(postgres_binaries().parents[2])
         shutil.copytree(tree, target, ignore=shutil.ignore_patterns("include", "doc"))
@@ -75,17 +82,18 @@ def test_a_folder_of_an_ordinary_user_keeps_its_owner_under_root(tmp_path: Path)
 
 
 @pytest.fixture
-def own_folder() -> Iterator[tuple[Path, int | None]]:
+def own_folder(tmp_path: Path) -> tuple[Path, int | None]:
     """A folder, and the ordinary user who owns it: nobody when we are root, else ourselves (None)."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
-    if user is not None:
-        os.chown(folder, user, user)
-        packages = Path(sysconfig.get_paths()["purelib"])
-        way = [Path(sys.executable), Path(sys.base_prefix, "lib"), packages / "x", REPOSITORY / "service"]
-        let_in(Account(user, user), passing=way, reading=[])
-    yield folder, user
-    shutil.rmtree(folder)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        return folder, None
+    user = pwd.getpwnam("nobody").pw_uid
+    os.chown(folder, user, user)
+    packages = Path(sysconfig.get_paths()["purelib"])
+    way = [folder, Path(sys.executable), Path(sys.base_prefix, "lib"), packages / "x", REPOSITORY / "service"]
+    let_in(Account(user, user), passing=way, reading=[])
+    return folder, user
 
 
 _BOTH = """

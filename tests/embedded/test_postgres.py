@@ -18,21 +18,20 @@ from service.embedded import EmbeddedPostgres
 from service.embedded.account import unprivileged_account
 from service.embedded.folders import open_socket_folder, socket_folder
 from service.errors import ConfigurationError, Unavailable
-from tests.embedded.conftest import POSTGRES_BINARIES, processes_on, python, wait_for
+from tests.embedded.conftest import POSTGRES_BINARIES, folder_of_its_own, processes_on, python, wait_for
 
 
 @pytest.fixture(
     scope="module", params=POSTGRES_BINARIES, ids=lambda path: path.parent.name if path else "wheel"
 )
-def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmbeddedPostgres]:
-    postgres = EmbeddedPostgres(tmp_path_factory.mktemp("data"), binaries=request.param)
-    postgres.start()
-    _query(postgres.url, "CREATE TABLE kept (word text)")
-    yield postgres
-    postgres.stop()
-    assert processes_on(postgres._data_dir) == []
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
+    with folder_of_its_own() as folder:
+        postgres = EmbeddedPostgres(folder, binaries=request.param)
+        postgres.start()
+        _query(postgres.url, "CREATE TABLE kept (word text)")
+        yield postgres
+        postgres.stop()
+        assert processes_on(folder) == []
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_it_is_durable_and_can_be_reached_through_its_private_socket_only(
         "synchronous_commit",
         "full_page_writes",
         "listen_addresses",
-        "timezone",
+        "TimeZone",
         "max_connections",
     ]
     rows = _query(running.url, "SELECT name, setting FROM pg_settings WHERE name = ANY($1)", names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -41,6 +42,16 @@ def test_a_killed_child_is_replaced_at_once_and_its_death_told(tmp_path: Path) -
         assert time.monotonic() - began < 0.5
         assert deaths == [("one", killed)]
         assert other.pid == untouched
+    assert processes_on(tmp_path) == []
+
+
+def test_what_a_child_started_ends_with_it(tmp_path: Path) -> None:
+    grandchild = tmp_path / "grandchild"
+    child = _shell("parent", f"sh -c 'touch {grandchild}; sleep 600; true' & wait", tmp_path)
+    with Supervisor() as supervisor:
+        supervisor.start(child)
+        assert supervisor.run(until=grandchild.exists, timeout_s=5)
+        assert len(processes_on(tmp_path)) == 2
     assert processes_on(tmp_path) == []
 
 
@@ -157,9 +168,16 @@ def test_a_signal_during_the_callers_own_work_breaks_it_off(tmp_path: Path) -> N
 
 
 def test_an_error_between_two_stages_stops_what_runs_and_is_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="migration"), Supervisor() as supervisor:
-        supervisor.start(_sleeper("server", tmp_path))
+    def fail() -> None:
         raise RuntimeError("a migration failed")
+
+    def start_and_fail() -> None:
+        with Supervisor() as supervisor:
+            supervisor.start(_sleeper("server", tmp_path))
+            supervisor.call(fail)
+
+    with pytest.raises(RuntimeError, match="migration"):
+        start_and_fail()
     assert processes_on(tmp_path) == []
 
 
@@ -236,8 +254,12 @@ _MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", [*_MOMENTS, "migrating", "up"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+_STOPS = [(moment, signal.SIGTERM) for moment in (*_MOMENTS, "migrating", "up")]
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"), [*_STOPS, ("while the servers start", signal.SIGINT), ("up", signal.SIGINT)]
+)
 def test_a_stop_at_any_moment_of_the_start_leaves_nothing(
     moment: str, number: signal.Signals, tmp_path: Path, programs: list[subprocess.Popen[str]]
 ) -> None:
@@ -268,3 +290,5 @@ def test_the_kernel_ends_everything_when_the_supervisor_is_killed(
     program.wait()
     wait_for(lambda: processes_on(tmp_path) == [], 5)
     assert "database system is shut down" in (tmp_path / "postgres.log").read_text()
+    for server in (EmbeddedPostgres(tmp_path), EmbeddedRedis(tmp_path)):
+        shutil.rmtree(server._sockets)

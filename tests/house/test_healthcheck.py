@@ -14,7 +14,7 @@ import pytest
 
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/ready" else 503)
+        self.send_response({"/ready": 200, "/empty": 204}.get(self.path, 503))
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
@@ -31,15 +31,17 @@ def address() -> Iterator[str]:
         thread.join()
 
 
-def check(root: Path, url: str) -> int:
+def check(root: Path, url: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, str(root / "deploy" / "healthcheck.py"), url]
-    return subprocess.run(command, check=False, capture_output=True).returncode
+    return subprocess.run(command, check=False, capture_output=True)
 
 
-@pytest.mark.parametrize(("path", "code"), [("/ready", 0), ("/starting", 1)])
+@pytest.mark.parametrize(("path", "code"), [("/ready", 0), ("/starting", 1), ("/empty", 1)])
 def test_only_a_200_is_healthy(root: Path, address: str, path: str, code: int) -> None:
-    assert check(root, address + path) == code
+    done = check(root, address + path)
+    assert (done.returncode, done.stderr) == (code, b"")
 
 
-def test_nobody_listening_is_not_healthy(root: Path) -> None:
-    assert check(root, "http://127.0.0.1:1/ready") == 1
+def test_nobody_listening_is_not_healthy_and_no_crash(root: Path) -> None:
+    done = check(root, "http://127.0.0.1:1/ready")
+    assert (done.returncode, done.stderr) == (1, b"")

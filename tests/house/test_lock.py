@@ -1,4 +1,7 @@
-"""The lock files pin everything pyproject.toml asks for, and what those packages ask for, on every Python we name."""
+"""The lock files pin all that pyproject.toml asks for, and all that those packages ask for.
+
+On every Python from 3.11.0 on: a dependency that only some of them need has to be named in pyproject.toml.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,9 @@ def test_the_test_lock_satisfies_every_dependency_and_repeats_the_runtime_pins(
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
-def test_the_lock_is_complete_on(python: str, project: dict[str, Any], everything: dict[str, Version]) -> None:
+def test_the_lock_is_complete_on(
+    python: str, project: dict[str, Any], everything: dict[str, Version]
+) -> None:
     environment = {str(k): str(v) for k, v in default_environment().items()}
     environment |= {"python_version": python, "python_full_version": f"{python}.0"}
     extras: dict[str, set[str]] = {}

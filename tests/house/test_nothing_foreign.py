@@ -10,7 +10,7 @@ import pytest
 # Hosts by what package indexes have in their names, and the options that set one.
 INDEX = re.compile(
     r"://[\w.-]*(pypi|pythonhosted|npmjs|registry|mirror|artifactory|nexus)"
-    r"|--?(extra-)?index-url[ =]+\S|--?find-links[ =]+\S|--?trusted-host[ =]+\S"
+    r"|(?<![\w-])--?(extra-index-url|index-url|find-links|trusted-host)[ =]+\S"
 )
 # A home, a workplace or a scratch folder at the beginning of a path; `/api/work/1` is none.
 MACHINE = re.compile(r"(?<![\w.:/}<-])/(root|home|Users|work|tmp|mnt)/\w")
@@ -21,8 +21,8 @@ MACHINE = re.compile(r"(?<![\w.:/}<-])/(root|home|Users|work|tmp|mnt)/\w")
     [
         "https:" + "//pypi.example/simple",
         "resolved: https:" + "//registry.example/x.tgz",
-        "pip install --index-url" + " somewhere",
-        "-" + "-find-links=/opt",
+        "pip install --index" + "-url somewhere",
+        "-" + "-find-" + "links=/opt",
         "# via -r /" + "home/someone/requirements.in",
         'DIR="/' + 'tmp/thing"',
     ],

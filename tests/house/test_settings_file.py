@@ -1,4 +1,4 @@
-""".env.example says of every setting what `Settings` says: name, default, unit and sentence, in that order."""
+""".env.example says of every setting what `Settings` says: name, default, unit and sentence."""
 
 from __future__ import annotations
 

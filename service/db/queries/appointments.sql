@@ -63,3 +63,16 @@ WHERE org_id = $1 AND local_day >= $2 AND local_day < $3
     AND status IN ('scheduled', 'completed', 'no_show')
     AND ($4::integer IS NULL OR calendar_no = $4)
 GROUP BY coach_no, local_day;
+
+-- name: considered_in_window
+-- Who was considered for each live appointment that counts on a local date of [$2, $3), and by which rule.
+SELECT a.coach_no, a.strategy, e.considered
+FROM appointments AS a
+JOIN LATERAL (
+    SELECT considered FROM events
+    WHERE org_id = a.org_id AND appointment_id = a.appointment_id AND considered IS NOT NULL
+    ORDER BY sequence DESC LIMIT 1
+) AS e ON true
+WHERE a.org_id = $1 AND a.local_day >= $2 AND a.local_day < $3
+    AND a.status IN ('scheduled', 'completed', 'no_show')
+    AND ($4::integer IS NULL OR a.calendar_no = $4);

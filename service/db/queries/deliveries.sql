@@ -4,7 +4,7 @@
 SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
     d.state AS delivery_state,
-    b.reference AS earlier_reference,
+    b.reference AS earlier_reference, b.coach_id AS earlier_coach_id,
     EXISTS (
         SELECT 1 FROM events AS p
         WHERE p.org_id = e.org_id AND p.appointment_id = e.appointment_id AND p.sequence < e.sequence
@@ -20,7 +20,9 @@ JOIN events AS e USING (org_id, appointment_id, sequence)
 LEFT JOIN deliveries AS d ON d.org_id = e.org_id AND d.appointment_id = e.appointment_id
     AND d.sequence = e.sequence AND d.destination = $4
 LEFT JOIN LATERAL (
-    SELECT reference FROM deliveries AS r
+    SELECT r.reference, re.data ->> 'coach_id' AS coach_id
+    FROM deliveries AS r
+    JOIN events AS re USING (org_id, appointment_id, sequence)
     WHERE r.org_id = e.org_id AND r.appointment_id = e.appointment_id AND r.sequence < e.sequence
         AND r.destination = $4 AND r.reference IS NOT NULL
     ORDER BY r.sequence DESC LIMIT 1

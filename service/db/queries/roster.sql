@@ -4,6 +4,10 @@ SELECT org_id FROM organizations WHERE name = $1;
 -- name: all_organizations
 SELECT org_id, name FROM organizations ORDER BY org_id;
 
+-- name: answers
+-- Whether the schema is there and Postgres answers.
+SELECT 1 FROM organizations LIMIT 1;
+
 -- name: roster_head
 -- Version of an organization's roster and how many columns it has.
 SELECT o.name, o.roster_version, coalesce(max(k.coach_no) + 1, 0) AS columns
@@ -81,3 +85,12 @@ JOIN LATERAL (
 ) AS e ON true
 WHERE a.org_id = $1 AND a.status IN ('scheduled', 'completed', 'no_show');
 
+
+-- name: count_overlaps
+-- Pairs of live appointments of one coach whose occupied times overlap; the constraint keeps this at 0.
+SELECT count(*) AS pairs
+FROM appointments AS a
+JOIN appointments AS b
+    ON b.org_id = a.org_id AND b.coach_no = a.coach_no AND b.appointment_id > a.appointment_id
+    AND b.occupied && a.occupied AND b.status IN ('scheduled', 'completed', 'no_show')
+WHERE a.org_id = $1 AND a.status IN ('scheduled', 'completed', 'no_show');

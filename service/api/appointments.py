@@ -1,0 +1,156 @@
+"""Appointments over HTTP: book, look at, cancel."""
+
+from __future__ import annotations
+
+import msgspec
+import orjson
+from sanic.response import HTTPResponse
+
+from service.api.endpoint import Call, Route, uuid_of
+from service.api.parsing import (
+    LARGEST_METADATA_BYTES,
+    decode_body,
+    email,
+    fingerprint_of,
+    idempotency_key,
+    instant,
+    refuse_nul,
+    timezone_name,
+)
+from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment
+from service.domain.appointment import Appointment, etag_of, render
+from service.errors import InvalidRequest
+from service.operations.book import Book, BookingRequest
+from service.operations.change import ChangeAppointment
+
+_BOOK = msgspec.json.Decoder(BookAppointment)
+_CANCEL = msgspec.json.Decoder(CancelAppointment)
+JSON = "application/json"
+
+
+class AppointmentRoutes:
+    """Handlers of /api/appointments."""
+
+    def __init__(self, book: Book, change: ChangeAppointment) -> None:
+        self._book = book
+        self._change = change
+
+    def routes(self) -> list[Route]:
+        """The endpoints."""
+        one = "/api/appointments/<appointment_id>"
+        return [
+            Route(
+                method="POST",
+                path="/api/appointments",
+                operation_id="book_appointment",
+                summary="Book an appointment",
+                handler=self.book,
+                scope="write",
+                tag="appointments",
+                body=BookAppointment,
+                body_required=True,
+                answer=AppointmentShape,
+                status=201,
+                idempotency="optional",
+                counts_itself=True,
+                errors=(404, 409, 422),
+            ),
+            Route(
+                method="GET",
+                path=one,
+                operation_id="get_appointment",
+                summary="One appointment",
+                handler=self.get,
+                scope="read",
+                tag="appointments",
+                answer=AppointmentShape,
+                errors=(404,),
+            ),
+            Route(
+                method="DELETE",
+                path=one,
+                operation_id="delete_appointment",
+                summary="Cancel an appointment",
+                handler=self.cancel,
+                scope="write",
+                tag="appointments",
+                body=CancelAppointment,
+                answer=AppointmentShape,
+                errors=(404, 409),
+            ),
+            Route(
+                method="POST",
+                path=f"{one}/cancel",
+                operation_id="cancel_appointment",
+                summary="Cancel an appointment",
+                handler=self.cancel,
+                scope="write",
+                tag="appointments",
+                body=CancelAppointment,
+                answer=AppointmentShape,
+                errors=(404, 409),
+            ),
+        ]
+
+    async def book(self, call: Call) -> HTTPResponse:
+        """POST /api/appointments"""
+        booked = await self._book(self._booking(call), call.who, call.rate)
+        appointment_id = booked.appointment_id or orjson.loads(booked.body)["appointment_id"]
+        headers = {"Location": f"/api/appointments/{appointment_id}", "ETag": etag_of(1)}
+        if booked.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return HTTPResponse(booked.body, 201, headers, JSON)
+
+    def _booking(self, call: Call) -> BookingRequest:
+        wish = decode_body(call.body, _BOOK)
+        for name in ("calendar_id", "contact_email", "contact_name", "notes", "coach_id", "metadata"):
+            refuse_nul(getattr(wish, name), name)
+        zone = None if wish.timezone is None else timezone_name("timezone", wish.timezone)
+        return BookingRequest(
+            calendar_id=wish.calendar_id,
+            start_time=instant("start_time", wish.start_time, zone),
+            end_time=None if wish.end_time is None else instant("end_time", wish.end_time, zone),
+            contact_email=email("contact_email", wish.contact_email),
+            contact_name=wish.contact_name,
+            notes=wish.notes,
+            timezone=zone,
+            coach_id=wish.coach_id,
+            metadata=_metadata(wish.metadata),
+            idempotency_key=idempotency_key(call.request.headers),
+            fingerprint=fingerprint_of("POST", "/api/appointments", call.body),
+        )
+
+    async def get(self, call: Call) -> HTTPResponse:
+        """GET /api/appointments/{appointment_id}"""
+        found = await self._change.get(call.who.org, uuid_of(call.path["appointment_id"], "appointment"))
+        etag = etag_of(found.version)
+        if call.header("if-none-match") == etag:
+            return HTTPResponse(status=304, headers={"ETag": etag})
+        return _shown(found)
+
+    async def cancel(self, call: Call) -> HTTPResponse:
+        """DELETE /api/appointments/{appointment_id} and POST …/cancel"""
+        wish = decode_body(call.body, _CANCEL) if call.body else CancelAppointment()
+        refuse_nul(wish.reason, "reason")
+        changed = await self._change.cancel(
+            call.who.org,
+            uuid_of(call.path["appointment_id"], "appointment"),
+            reason=wish.reason,
+            actor=call.who.actor,
+            correlation_id=call.correlation_id,
+        )
+        return _shown(changed)
+
+
+def _shown(appointment: Appointment) -> HTTPResponse:
+    return HTTPResponse(render(appointment), 200, {"ETag": etag_of(appointment.version)}, JSON)
+
+
+def _metadata(value: dict[str, object]) -> dict[str, object]:
+    try:
+        encoded = orjson.dumps(value)
+    except (TypeError, orjson.JSONEncodeError):
+        raise InvalidRequest([("metadata", "holds a number that is too large or nests too deeply")]) from None
+    if len(encoded) > LARGEST_METADATA_BYTES:
+        raise InvalidRequest([("metadata", f"takes more than {LARGEST_METADATA_BYTES} bytes")])
+    return value

@@ -1,0 +1,149 @@
+"""Availability over HTTP: free slots by coach or by start, with an entity tag that changes when they do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import orjson
+from sanic.response import HTTPResponse
+
+from service.api.endpoint import Call, Edge, Route
+from service.api.parsing import query_integer, query_time, query_word, timezone_name
+from service.api.shapes import AvailabilityShape
+from service.claims.scripts import ClaimOutcome
+from service.clock import Clock
+from service.domain.appointment import show_time
+from service.domain.calendar import Roster, earliest_start
+from service.domain.grid import cell_of, five_minute_ceil, five_minute_floor, instant_of
+from service.errors import InvalidRequest
+from service.operations.find_availability import FindAvailability, FreeSlots
+from service.operations.rosters import Rosters
+
+MOST_ROWS = 20_000
+DEFAULT_DAYS = 7
+MOST_DAYS = 31
+
+
+class AvailabilityRoutes:
+    """Handler of /api/availability."""
+
+    def __init__(self, edge: Edge, find: FindAvailability, rosters: Rosters, clock: Clock) -> None:
+        self._edge = edge
+        self._find = find
+        self._rosters = rosters
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        """The endpoints."""
+        return [
+            Route(
+                method="GET",
+                path="/api/availability",
+                operation_id="find_availability",
+                summary="Free slots of a calendar or of all coaches",
+                handler=self.find,
+                scope="read",
+                tag="availability",
+                answer=AvailabilityShape,
+                counts_itself=True,
+                parameters=(
+                    ("calendar_id", "a calendar's coaches, duration and interval; without: all coaches"),
+                    ("coach_id", "only this coach"),
+                    ("days", f"length of the window, 1 to {MOST_DAYS}, default {DEFAULT_DAYS}"),
+                    ("from", "a date or a time, default now rounded down to the interval"),
+                    ("timezone", "IANA zone of the times in the answer, default UTC"),
+                    ("group_by", "`coach` (default) or `start`"),
+                    ("include", "`coaches`: with group_by=start the ids of who is free"),
+                ),
+                errors=(404,),
+            )
+        ]
+
+    async def find(self, call: Call) -> HTTPResponse:
+        """GET /api/availability"""
+        query = call.query
+        # The revision is read before the planes: an answer may be newer than its tag, never older.
+        reply = await self._edge.admit(call)
+        org = call.who.org
+        roster = await self._rosters.get(org)
+        if reply.outcome is ClaimOutcome.UNKNOWN_ORG or reply.first != roster.version:
+            roster = await self._rosters.refresh(org, roster)
+        calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else roster.everyone
+        coach = roster.coach(query["coach_id"]) if "coach_id" in query else None
+        zone_name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        days = query_integer("days", query.get("days", str(DEFAULT_DAYS)), 1, MOST_DAYS)
+        by_start = query_word("group_by", query.get("group_by", "coach"), ("coach", "start")) == "start"
+        with_ids = query_word("include", query.get("include", ""), ("", "coaches")) == "coaches"
+        now = self._clock.now()
+        if "from" in query:
+            start = query_time("from", query["from"], zone_name)
+        else:
+            start = five_minute_floor(now, calendar.slot_interval)
+        try:
+            end = start + timedelta(days=days)
+        except OverflowError:
+            raise InvalidRequest([("from", "is too far away")]) from None
+        first_cell = cell_of(five_minute_ceil(max(start, earliest_start(calendar, now))))
+        etag = _etag(roster, reply.second, first_cell, start, query)
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        if etag in {tag.strip() for tag in (call.header("if-none-match") or "").split(",")}:
+            return HTTPResponse(status=304, headers=headers)
+        free = await self._find(roster, calendar, coach, start, end)
+        body = _body(free, zone_name, by_start=by_start, with_ids=with_ids)
+        return HTTPResponse(body, 200, headers, "application/json")
+
+
+def _etag(roster: Roster, revision: int, first_cell: int, start: datetime, query: dict[str, str]) -> str:
+    """Everything the answer depends on: the grid's revision, the roster, the question, and how far time has come."""
+    parts = [roster.org, roster.version, revision, first_cell, start.isoformat(), sorted(query.items())]
+    return f'"{hashlib.blake2b(orjson.dumps(parts), digest_size=12).hexdigest()}"'
+
+
+def _body(free: FreeSlots, zone_name: str | None, *, by_start: bool, with_ids: bool) -> bytes:
+    """The answer's JSON. Raises InvalidRequest when it would have too many rows."""
+    total = free.total
+    rows = len(free.rows) if by_start else total
+    if rows > MOST_ROWS:
+        raise InvalidRequest(
+            [("days", f"the answer would have {rows} rows, more than {MOST_ROWS}: ask for fewer days, one coach_id, "
+              "one calendar_id or group_by=start")]
+        )  # fmt: skip
+    zone = ZoneInfo(zone_name) if zone_name else None
+    slots = _starts(free, zone, with_ids) if by_start else _slots(free, zone)
+    head = orjson.dumps(
+        {
+            "total_available": total,
+            "from": show_time(free.start, zone),
+            "to": show_time(free.end, zone),
+            "timezone": zone_name or "UTC",
+        }
+    )
+    return b'{"slots":[' + ",".join(slots).encode() + b"]," + head[1:]
+
+
+def _slots(free: FreeSlots, zone: ZoneInfo | None) -> Iterator[str]:
+    """One row a coach and start; the text of a time is made once a start and that of a coach once."""
+    coaches = {c.column: f'{{"coach_id":{orjson.dumps(c.coach_id).decode()},' for c in free.roster.coaches}
+    for cell, found in free.slots():
+        times = _times(free, cell, zone)
+        for coach in found:
+            yield f"{coaches[coach.column]}{times}}}"
+
+
+def _starts(free: FreeSlots, zone: ZoneInfo | None, with_ids: bool) -> Iterator[str]:
+    if not with_ids:
+        for cell, row in free.rows:
+            yield f'{{{_times(free, cell, zone)},"available":{row.bit_count()}}}'
+        return
+    for cell, found in free.slots():
+        ids = orjson.dumps([coach.coach_id for coach in found]).decode()
+        yield f'{{{_times(free, cell, zone)},"available":{len(found)},"coach_ids":{ids}}}'
+
+
+def _times(free: FreeSlots, cell: int, zone: ZoneInfo | None) -> str:
+    start = instant_of(cell)
+    end = start + timedelta(minutes=free.calendar.slot_duration)
+    return f'"start_time":"{show_time(start, zone)}","end_time":"{show_time(end, zone)}"'

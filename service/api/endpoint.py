@@ -1,0 +1,300 @@
+"""What every request goes through: correlation id, authentication, rate limit, errors, headers, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+from sanic import Request
+from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
+from sanic.response import HTTPResponse
+
+from service.api.parsing import correlation_id, query_of
+from service.api.problems import Problem, answer, crashed, of_status, problem_of
+from service.claims.gate import Admission, Gate, RateState
+from service.claims.scripts import ClaimOutcome, ClaimReply
+from service.errors import BookingError, NotFound, RateLimitExceeded, Unavailable
+from service.logs import get_logger
+from service.metrics import Metrics
+from service.operations.authenticate import Authenticate
+from service.operations.book import RateSeen
+from service.operations.caller import Caller
+
+LARGEST_BODY_BYTES = 64 * 1024
+_UNLIMITED = str(2**31 - 1)
+
+_log = get_logger("api")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request being answered."""
+
+    request: Request
+    correlation_id: str
+    path: dict[str, str]
+    query: dict[str, str]
+    body: bytes
+    rate: RateSeen = field(default_factory=RateSeen)
+    caller: Caller | None = None
+
+    @property
+    def who(self) -> Caller:
+        """The caller of a route that asks for a key."""
+        if self.caller is None:
+            raise AssertionError("the route asks for no key")
+        return self.caller
+
+    def header(self, name: str) -> str | None:
+        """A request header, or None."""
+        value: str | None = self.request.headers.get(name)
+        return value
+
+
+Handler = Callable[[Call], Awaitable[HTTPResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One endpoint: what runs, and what its documentation is made from.
+
+    `scope` None asks for no key. `counts_itself`: the operation takes its rate limit along in its own script call.
+    """
+
+    method: str
+    path: str
+    operation_id: str
+    summary: str
+    handler: Handler
+    scope: str | None
+    tag: str
+    body: type | None = None
+    decoder: msgspec.json.Decoder[Any] | None = None
+    body_required: bool = False
+    parameters: tuple[tuple[str, str], ...] = ()
+    answer: type | None = None
+    status: int = 200
+    idempotency: str | None = None
+    counts_itself: bool = False
+    errors: tuple[int, ...] = ()
+
+
+class Edge:
+    """Wraps routes into Sanic handlers."""
+
+    def __init__(self, *, gate: Gate, authenticate: Authenticate, metrics: Metrics, cors_origin: str) -> None:
+        self._gate = gate
+        self._authenticate = authenticate
+        self._metrics = metrics
+        self._cors_origin = cors_origin
+
+    def endpoint(self, route: Route) -> Callable[..., Awaitable[HTTPResponse]]:
+        """The Sanic handler of a route."""
+        known = frozenset(name for name, _ in route.parameters)
+        latency = self._metrics.latency.labels(route.method, route.path)
+        counted: dict[int, Any] = {}
+
+        async def handle(request: Request, **path: str) -> HTTPResponse:
+            started = time.perf_counter()
+            self._metrics.in_flight.inc()
+            call = Call(request, correlation_of(request), path, {}, b"")
+            structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
+            try:
+                response = await self._answer(route, known, call)
+            finally:
+                self._metrics.in_flight.dec()
+                latency.observe(time.perf_counter() - started)
+            count = counted.get(response.status)
+            if count is None:
+                count = counted[response.status] = self._metrics.requests.labels(
+                    route.method, route.path, str(response.status)
+                )
+            count.inc()
+            return response
+
+        handle.__name__ = route.operation_id
+        return handle
+
+    async def _answer(self, route: Route, known: frozenset[str], call: Call) -> HTTPResponse:
+        try:
+            response = await self._carry_out(route, known, call)
+        except BookingError as problem:
+            response = answer(await self._count_failure(call, problem_of(problem)), call.correlation_id)
+            if response.status >= 500:
+                _log.warning("request failed", route=route.path, error=type(problem).__name__, message=problem.message)
+        except PayloadTooLarge:
+            response = answer(
+                await self._count_failure(call, of_status(413, "the body is larger than 64 KiB")), call.correlation_id
+            )
+        except SanicException as problem:
+            response = answer(of_status(problem.status_code, str(problem)), call.correlation_id)
+        except RequestCancelled:
+            raise  # the client went away: there is nobody to answer, and no fault of ours
+        except Exception:
+            _log.exception("request crashed", route=route.path)
+            response = answer(crashed(), call.correlation_id)
+        self.decorate(response, call.correlation_id, call.rate.state)
+        return response
+
+    async def _carry_out(self, route: Route, known: frozenset[str], call: Call) -> HTTPResponse:
+        request = call.request
+        body_problem: Exception | None = None
+        if route.method != "GET":
+            try:
+                call.body = await _read_body(request)
+            except PayloadTooLarge as problem:
+                body_problem = problem
+        if route.scope is not None:
+            key = request.headers.get("x-api-key") or _bearer(request.headers.get("authorization"))
+            call.caller = await self._authenticate(key, request.remote_addr or request.ip, call.correlation_id)
+            call.caller.require(route.scope)
+        if body_problem is not None:
+            raise body_problem
+        if call.body and route.body is not None:
+            _check_media_type(request.headers.get("content-type"))
+        call.query = query_of(request.args, known)
+        if call.caller is not None and not route.counts_itself:
+            await self.admit(call)
+        return await route.handler(call)
+
+    async def admit(self, call: Call) -> ClaimReply:
+        """Count the request against its key; (version, revision) of the caller's roster in the reply.
+
+        Raises RateLimitExceeded or Unavailable.
+        """
+        caller = call.who
+        reply = await self._gate.admit(Admission(caller.org, rate=caller.rate))
+        call.rate.state = RateState.after(caller.rate, reply.rate_count, reply.rate_reset_ms)
+        if reply.outcome is ClaimOutcome.LIMITED:
+            raise RateLimitExceeded(
+                "the requests of this window are used up", retry_after_s=max(1, -(-reply.rate_reset_ms // 1000))
+            )
+        return reply
+
+    async def _count_failure(self, call: Call, problem: Problem) -> Problem:
+        """A refused request counts too: over the limit it is answered 429 instead of with its own failure."""
+        if call.caller is None or call.rate.state is not None:
+            return problem
+        try:
+            await self.admit(call)
+        except RateLimitExceeded as limited:
+            return problem_of(limited)
+        except Unavailable:
+            return problem
+        return problem
+
+    def decorate(self, response: HTTPResponse, correlation: str, rate: RateState | None) -> None:
+        """The headers every answer carries."""
+        headers: Any = response.headers
+        headers["X-Correlation-ID"] = correlation
+        headers["X-Content-Type-Options"] = "nosniff"
+        if rate is not None:
+            headers["X-RateLimit-Limit"] = str(rate.limit)
+            headers["X-RateLimit-Remaining"] = str(rate.remaining) if rate.limit else _UNLIMITED
+            headers["X-RateLimit-Reset"] = str(-(-rate.reset_ms // 1000))
+        if self._cors_origin:
+            headers["Access-Control-Allow-Origin"] = self._cors_origin
+            headers["Access-Control-Expose-Headers"] = (
+                "ETag, Location, Retry-After, X-Correlation-ID, Idempotent-Replayed, "
+                "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+            )
+
+    def preflight(self, request: Request) -> HTTPResponse:
+        """The answer to a browser that asks before it calls."""
+        response = HTTPResponse(status=204)
+        self.decorate(response, correlation_of(request), None)
+        if self._cors_origin:
+            headers: Any = response.headers
+            headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
+            headers["Access-Control-Allow-Headers"] = (
+                "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-API-Key, "
+                "X-Correlation-ID, X-Idempotency-Key"
+            )
+            headers["Access-Control-Max-Age"] = "600"
+        return response
+
+    def refusal(self, request: Request, problem: Exception) -> HTTPResponse:
+        """The answer to what never reached a route: unknown paths, methods, malformed requests, timeouts, crashes."""
+        correlation = correlation_of(request)
+        if isinstance(problem, SanicException):
+            shown = of_status(problem.status_code, _plain(problem))
+        else:
+            _log.error("request crashed", exc_info=problem)
+            shown = crashed()
+        response = answer(shown, correlation)
+        self._metrics.requests.labels(request.method or "?", "(none)", str(response.status)).inc()
+        self.decorate(response, correlation, None)
+        if shown.status == 405:
+            allowed: Any = getattr(problem, "headers", {})
+            for name, value in dict(allowed).items():
+                if name.lower() == "allow":
+                    response.headers["Allow"] = value
+        return response
+
+
+def correlation_of(request: Any) -> str:
+    """The request's correlation id: the client's, else the trace id of a valid `traceparent`, else a new one."""
+    headers = getattr(request, "headers", None) or {}
+    given = correlation_id(headers.get("x-correlation-id"))
+    if given is not None:
+        return given
+    parts = (headers.get("traceparent") or "").split("-")
+    if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") and set(parts[1]) != {"0"}:
+        return parts[1]
+    return str(uuid4())
+
+
+def uuid_of(text: str, what: str) -> Any:
+    """A path's id as a UUID; one that is none is simply not found."""
+    from uuid import UUID
+
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"no {what} {text[:64]!r}") from None
+
+
+async def _read_body(request: Request) -> bytes:
+    """The body, at most 64 KiB of it kept; the rest of a larger one is read away so that the answer arrives."""
+    stream: Any = request.stream
+    if stream is None:
+        return request.body
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        chunk: bytes | None = await stream.read()
+        if not chunk:
+            break
+        size += len(chunk)
+        if size <= LARGEST_BODY_BYTES:
+            parts.append(chunk)
+    if size > LARGEST_BODY_BYTES:
+        raise PayloadTooLarge("the body is larger than 64 KiB")
+    return b"".join(parts)
+
+
+def _bearer(text: str | None) -> str | None:
+    if text is not None and text[:7].lower() == "bearer ":
+        return text[7:].strip()
+    return None
+
+
+def _check_media_type(text: str | None) -> None:
+    if text is None:
+        return
+    media = text.split(";", 1)[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise SanicException("send application/json", status_code=415)
+
+
+def _plain(problem: SanicException) -> str:
+    if problem.status_code == 404:
+        return "there is nothing at this path"
+    if problem.status_code == 405:
+        return "this path does not know this method"
+    return str(problem) or "the request cannot be read"

@@ -1,0 +1,165 @@
+"""From bytes and strings to checked values, with the name of the field in every complaint."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+
+from service.domain.zones import wall_to_instant, zone
+from service.errors import InvalidRequest
+
+Struct = TypeVar("Struct")
+
+_AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_NAMED = re.compile(r"`(?P<field>[^`]+)`")
+_EMAIL = re.compile(r"[^@\s\"<>(),;:\\\[\]]{1,64}@(?:[^@\s.<>(),;:\\\[\]_]{1,63}\.)*[^@\s.<>(),;:\\\[\]_]{1,63}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_CORRELATION = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+LARGEST_METADATA_BYTES = 16_384
+
+
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[Struct]) -> Struct:
+    """A request's JSON as the struct of `decoder`. Raises InvalidRequest naming the field."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as problem:
+        raise InvalidRequest([_complaint(str(problem))]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequest([("body", "is not valid JSON")]) from None
+
+
+def _complaint(text: str) -> tuple[str, str]:
+    """(field, message) out of msgspec's sentence."""
+    at = _AT.search(text)
+    message = text[: at.start()] if at else text
+    path = (at["path"] if at else "").lstrip(".").replace("[...]", "[]")
+    named = _NAMED.search(message)
+    if message.startswith("Object missing required field") and named:
+        return (f"{path}.{named['field']}" if path else named["field"], "is required")
+    if message.startswith("Object contains unknown field") and named:
+        return (f"{path}.{named['field']}" if path else named["field"], "is not a known field")
+    return path or "body", message[:1].lower() + message[1:]
+
+
+def refuse_nul(value: Any, field: str = "") -> None:
+    """Raise InvalidRequest for text Postgres cannot hold: a NUL character or half a surrogate pair, anywhere in it."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InvalidRequest([(field or "body", "must not contain a NUL character")])
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidRequest([(field or "body", "must not contain half a surrogate pair")])
+    elif isinstance(value, dict):
+        for name, inner in value.items():  # pyright: ignore[reportUnknownVariableType]  JSON of any shape
+            refuse_nul(name, field)
+            refuse_nul(inner, f"{field}.{name}" if field else str(name))  # pyright: ignore[reportUnknownArgumentType]
+    elif isinstance(value, list):
+        for inner in value:  # pyright: ignore[reportUnknownVariableType]
+            refuse_nul(inner, field)
+
+
+def fingerprint_of(method: str, route: str, body: bytes) -> str:
+    """What stands for a request under an idempotency key: method, route and canonical body, as 32 hex digits."""
+    try:
+        canonical = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS) if body else b""
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        canonical = body
+    digest = hashlib.blake2b(f"{method} {route}\n".encode(), digest_size=16)
+    digest.update(canonical)
+    return digest.hexdigest()
+
+
+def idempotency_key(headers: Any) -> str | None:
+    """The request's idempotency key: 1-255 visible ASCII characters, quoted or bare. Raises InvalidRequest."""
+    raw = headers.get("idempotency-key")
+    name = "Idempotency-Key"
+    if raw is None:
+        raw, name = headers.get("x-idempotency-key"), "X-Idempotency-Key"
+    if raw is None:
+        return None
+    key = raw.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not _KEY.fullmatch(key):
+        raise InvalidRequest([(name, "must be 1 to 255 visible ASCII characters")])
+    return key
+
+
+def correlation_id(text: str | None) -> str | None:
+    """A client's correlation id when it is safe to log and echo, else None."""
+    return text if text is not None and _CORRELATION.fullmatch(text) else None
+
+
+def email(field: str, text: str) -> str:
+    """An e-mail address that looks like one (at most 254 characters). Raises InvalidRequest."""
+    if len(text) > 254 or not _EMAIL.fullmatch(text):
+        raise InvalidRequest([(field, "is not an e-mail address")])
+    return text
+
+
+def timezone_name(field: str, text: str) -> str:
+    """An IANA zone's name. Raises InvalidRequest."""
+    try:
+        zone(text)
+    except ValueError as problem:
+        raise InvalidRequest([(field, str(problem))]) from None
+    return text
+
+
+def instant(field: str, value: datetime, timezone: str | None) -> datetime:
+    """A body's time as a UTC instant; one without offset is wall-clock time of the named zone. Raises InvalidRequest."""
+    try:
+        if value.tzinfo is not None:
+            return value.astimezone(UTC)
+        if timezone is None:
+            raise InvalidRequest([(field, "needs an offset, or a timezone beside it")])
+        return wall_to_instant(value, zone(timezone))
+    except (ValueError, OverflowError) as problem:
+        raise InvalidRequest([(field, str(problem))]) from None
+
+
+def query_time(field: str, text: str, timezone: str | None) -> datetime:
+    """A date (its midnight in the zone, UTC without one) or a time of a query string, in UTC. Raises InvalidRequest."""
+    # A plus sign of an offset reads as a space where the client did not escape it.
+    text = text.replace(" ", "+") if "T" in text else text
+    try:
+        if "T" not in text and "t" not in text:
+            parsed = datetime.combine(date.fromisoformat(text), datetime.min.time())
+            return instant(field, parsed, timezone or "UTC")
+        return instant(field, datetime.fromisoformat(text.upper()), timezone)
+    except (ValueError, OverflowError):
+        raise InvalidRequest([(field, "is neither a date nor an RFC 3339 time")]) from None
+
+
+def query_integer(field: str, text: str, low: int, high: int) -> int:
+    """A whole number of a query string. Raises InvalidRequest."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise InvalidRequest([(field, f"must be a whole number from {low} to {high}")])
+    return int(text)
+
+
+def query_word(field: str, text: str, words: Sequence[str]) -> str:
+    """One of a few words of a query string. Raises InvalidRequest."""
+    if text not in words:
+        raise InvalidRequest([(field, "must be one of " + ", ".join(words))])
+    return text
+
+
+def query_of(args: Any, known: frozenset[str]) -> dict[str, str]:
+    """The query's parameters, each once. Raises InvalidRequest for one that is unknown, repeated or holds a NUL."""
+    found: dict[str, str] = {}
+    for name, value in args.items():
+        values: list[str] = value if isinstance(value, list) else [value]
+        if name not in known:
+            raise InvalidRequest([(str(name)[:64], "is not a known parameter")])
+        if len(values) != 1:
+            raise InvalidRequest([(name, "is given more than once")])
+        if "\0" in values[0]:
+            raise InvalidRequest([(name, "must not contain a NUL character")])
+        found[name] = values[0]
+    return found

@@ -1,0 +1,101 @@
+"""How every failure is answered: problem+json (RFC 9457) with the contract's fields, from one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from sanic.response import HTTPResponse
+
+from service import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a client is told of a failure."""
+
+    status: int
+    error: str
+    message: str
+    details: Mapping[str, Any]
+    retry_after_s: int | None = None
+
+
+_TABLE: dict[type[errors.BookingError], tuple[int, str]] = {
+    errors.InvalidRequest: (400, "VALIDATION_ERROR"),
+    errors.NotAuthenticated: (401, "AUTHENTICATION_FAILED"),
+    errors.Forbidden: (403, "FORBIDDEN"),
+    errors.NotFound: (404, "NOT_FOUND"),
+    errors.SlotUnavailable: (409, "SLOT_UNAVAILABLE"),
+    errors.StateConflict: (409, "STATE_CONFLICT"),
+    errors.AlreadyExists: (409, "ALREADY_EXISTS"),
+    errors.IdempotencyInProgress: (409, "IDEMPOTENCY_IN_PROGRESS"),
+    errors.VersionMismatch: (412, "VERSION_MISMATCH"),
+    errors.IdempotencyKeyReused: (422, "IDEMPOTENCY_KEY_REUSED"),
+    errors.RateLimitExceeded: (429, "RATE_LIMIT_EXCEEDED"),
+    errors.Unavailable: (503, "SERVICE_UNAVAILABLE"),
+    errors.OutcomeUnknown: (503, "OUTCOME_UNKNOWN"),
+}
+# What a client may know of a 503: not which part of the inside failed.
+_PLAIN: dict[type[errors.BookingError], str] = {
+    errors.Unavailable: "the service cannot answer right now; try again in a moment",
+    errors.OutcomeUnknown: "whether this was carried out is not known yet; the same idempotency key will tell",
+}
+_BY_STATUS = {
+    400: "VALIDATION_ERROR",
+    401: "AUTHENTICATION_FAILED",
+    403: "FORBIDDEN",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    413: "PAYLOAD_TOO_LARGE",
+    415: "UNSUPPORTED_MEDIA_TYPE",
+    429: "RATE_LIMIT_EXCEEDED",
+    503: "SERVICE_UNAVAILABLE",
+}
+ERROR_CODES = frozenset({code for _, code in _TABLE.values()} | set(_BY_STATUS.values()) | {"INTERNAL_ERROR"})
+
+
+def problem_of(error: errors.BookingError) -> Problem:
+    """The answer to a domain error; one that is not in the table is a fault of ours."""
+    status, code = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), (500, "INTERNAL_ERROR"))
+    if status == 500:
+        return crashed()
+    message = _PLAIN.get(type(error), error.message)
+    return Problem(status, code, message, error.details, getattr(error, "retry_after_s", None))
+
+
+def crashed() -> Problem:
+    """The answer to a crash, with nothing of the inside in it."""
+    return Problem(500, "INTERNAL_ERROR", "something went wrong on our side; it has been logged", {})
+
+
+def of_status(status: int, message: str) -> Problem:
+    """The answer to what the server itself refuses: unknown routes, methods, sizes, malformed requests."""
+    if status not in _BY_STATUS:
+        return crashed() if status >= 500 else Problem(400, "VALIDATION_ERROR", message, {})
+    return Problem(status, _BY_STATUS[status], message, {}, 1 if status == 503 else None)
+
+
+def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
+    """The response for a problem."""
+    body = orjson.dumps(
+        {
+            "status": problem.status,
+            "title": HTTPStatus(problem.status).phrase,
+            "error": problem.error,
+            "message": problem.message,
+            "details": problem.details,
+            "correlation_id": correlation_id,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+    )
+    headers: dict[str, str] = {}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
+    return HTTPResponse(body, problem.status, headers, "application/problem+json")

@@ -1,0 +1,102 @@
+"""One API process: a Sanic application on a socket its parent bound.
+
+Sanic's process manager is not used: the supervisor owns the processes, so a killed one is replaced at once and
+a signal right after the first answer cannot hang.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from sanic import Request, Sanic
+from sanic.config import Config
+from sanic.handlers import ErrorHandler
+from sanic.response import HTTPResponse
+
+from service.api.endpoint import Edge, Route
+
+GRACEFUL_S = 8.0
+# A body is kept up to 64 KiB; up to this much is read away so that the client gets to read the refusal.
+MOST_READ_AWAY = 32 * 1024 * 1024
+
+
+class _Problems(ErrorHandler):
+    """Answers in our words what Sanic would answer in its own."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__()
+        self._edge = edge
+
+    def response(self, request: Request, exception: Exception) -> HTTPResponse:
+        """The problem for a request that never reached its handler."""
+        return self._edge.refusal(request, exception)
+
+
+def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
+    """The application with every route."""
+    config = Config(env_prefix="")
+    config.update(
+        {
+            "REQUEST_MAX_SIZE": MOST_READ_AWAY,
+            "REQUEST_TIMEOUT": 30,
+            "RESPONSE_TIMEOUT": 30,
+            "KEEP_ALIVE_TIMEOUT": 75,
+            "GRACEFUL_SHUTDOWN_TIMEOUT": GRACEFUL_S,
+            "ACCESS_LOG": False,
+            "MOTD": False,
+            "OAS": False,
+            "AUTO_EXTEND": False,
+            "TOUCHUP": False,
+        }
+    )
+    app: Any = Sanic("booking", config=config, error_handler=_Problems(edge), configure_logging=False)
+    for route in routes:
+        app.add_route(
+            edge.endpoint(route),
+            route.path,
+            methods=[route.method],
+            name=route.operation_id,
+            stream=route.method != "GET",
+            strict_slashes=True,
+        )
+    for path in sorted({route.path for route in routes}):
+        app.add_route(
+            _preflight(edge), path, methods=["OPTIONS"], name=f"options_{abs(hash(path))}", strict_slashes=True
+        )
+    return app
+
+
+def _preflight(edge: Edge) -> Any:
+    async def handle(request: Request, **_: str) -> HTTPResponse:
+        return edge.preflight(request)
+
+    return handle
+
+
+async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None:
+    """Serve on a bound socket until `stop` is set; requests under way are answered first."""
+    server: Any = await app.create_server(
+        sock=listening, return_asyncio_server=True, asyncio_server_kwargs={"start_serving": False}
+    )
+    await server.startup()
+    await server.before_start()
+    await server.start_serving()
+    await server.after_start()
+    try:
+        await stop.wait()
+    finally:
+        await server.before_stop()
+        server.close()
+        connections: set[Any] = server.connections
+        for connection in list(connections):
+            connection.close_if_idle()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + GRACEFUL_S
+        while connections and loop.time() < until:
+            await asyncio.sleep(0.02)
+        for connection in list(connections):
+            connection.abort()
+        await server.after_stop()

@@ -1,0 +1,130 @@
+"""Calendar webhooks over HTTP: taken at once, each identity once, processed by the worker."""
+
+from __future__ import annotations
+
+import msgspec
+import orjson
+from sanic.response import HTTPResponse
+
+from service.api.endpoint import Call, Route, uuid_of
+from service.api.parsing import decode_body, idempotency_key, refuse_nul
+from service.api.shapes import CalendarEvent, EventAccepted, EventState
+from service.db.deliveries import IncomingStore
+from service.errors import InvalidRequest, NotFound
+from service.operations.accept_calendar_event import AcceptCalendarEvent
+from service.operations.tracking import TrackedTasks
+
+_DECODER = msgspec.json.Decoder(CalendarEvent)
+_OF_APPOINTMENT = frozenset(
+    {
+        "appointment.cancelled",
+        "appointment.confirmed",
+        "appointment.updated",
+        "appointment.completed",
+        "appointment.no_show",
+    }
+)
+_OF_COACH = frozenset({"coach.unavailable", "coach.available"})
+LONGEST_ID = 255
+
+
+class WebhookRoutes:
+    """Handlers of /api/webhooks/calendar and /api/webhooks/events."""
+
+    def __init__(self, accept: AcceptCalendarEvent, incoming: IncomingStore, tasks: TrackedTasks) -> None:
+        self._accept = accept
+        self._incoming = incoming
+        self._tasks = tasks
+
+    def routes(self) -> list[Route]:
+        """The endpoints."""
+        return [
+            Route(
+                method="POST",
+                path="/api/webhooks/calendar",
+                operation_id="accept_calendar_event",
+                summary="Take an event of the external calendar",
+                handler=self.accept,
+                scope="write",
+                tag="webhooks",
+                body=CalendarEvent,
+                body_required=True,
+                answer=EventAccepted,
+                idempotency="required",
+            ),
+            Route(
+                method="GET",
+                path="/api/webhooks/events/<event_id>",
+                operation_id="get_calendar_event",
+                summary="Where an event's processing stands",
+                handler=self.state,
+                scope="read",
+                tag="webhooks",
+                answer=EventState,
+                errors=(404,),
+            ),
+        ]
+
+    async def accept(self, call: Call) -> HTTPResponse:
+        """POST /api/webhooks/calendar"""
+        event = decode_body(call.body, _DECODER)
+        refuse_nul(orjson.loads(call.body))
+        identity = idempotency_key(call.request.headers) or call.header("webhook-id") or event.event_id
+        if not identity:
+            raise InvalidRequest(
+                [("X-Idempotency-Key", "is required (or a webhook-id header, or event_id in the body)")]
+            )
+        if len(identity) > LONGEST_ID or not identity.isprintable():
+            raise InvalidRequest([("event_id", f"must be 1 to {LONGEST_ID} printable characters")])
+        _check(event)
+        await self._tasks.run(
+            self._accept(call.who.org, identity, event.event_type, call.body, call.correlation_id)
+        )
+        return HTTPResponse(
+            orjson.dumps({"received": True, "event_id": identity}), content_type="application/json"
+        )
+
+    async def state(self, call: Call) -> HTTPResponse:
+        """GET /api/webhooks/events/{event_id}"""
+        event_id = call.path["event_id"]
+        found = await self._incoming.get(call.who.org, event_id)
+        if found is None:
+            raise NotFound(f"no event {event_id[:64]!r}")
+        return HTTPResponse(
+            orjson.dumps(
+                {
+                    "event_id": found.event_id,
+                    "event_type": found.event_type,
+                    "state": found.state,
+                    "attempts": found.attempts,
+                    "error": found.error,
+                }
+            ),
+            content_type="application/json",
+        )
+
+
+def _check(event: CalendarEvent) -> None:
+    """Raise InvalidRequest for an unknown type or a missing field of its type."""
+    kind = event.event_type
+    if kind in _OF_APPOINTMENT:
+        if event.appointment_id is None:
+            raise InvalidRequest([("appointment_id", f"is required by {kind}")])
+        try:
+            uuid_of(event.appointment_id, "appointment")
+        except NotFound:
+            raise InvalidRequest([("appointment_id", "is not an appointment's id")]) from None
+        return
+    if kind not in _OF_COACH:
+        known = ", ".join(sorted(_OF_APPOINTMENT | _OF_COACH))
+        raise InvalidRequest([("event_type", f"must be one of {known}")])
+    for name in ("coach_id", "start_time", "end_time"):
+        if getattr(event, name) is None:
+            raise InvalidRequest([(name, f"is required by {kind}")])
+    for name in ("start_time", "end_time"):
+        if getattr(event, name).tzinfo is None:
+            raise InvalidRequest([(name, "needs an offset")])
+    if event.start_time is not None and event.end_time is not None and event.start_time >= event.end_time:
+        raise InvalidRequest([("end_time", "must be after start_time")])
+    if event.existing not in (None, "reassign", "cancel", "keep"):
+        raise InvalidRequest([("existing", "must be one of reassign, cancel, keep")])

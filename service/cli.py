@@ -1,0 +1,239 @@
+"""The commands of `booking`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from service.app import Services, open_services
+from service.config import Settings
+from service.errors import BookingError, ConfigurationError
+from service.logs import configure_logging
+
+SCOPES = ("read", "write", "admin")
+
+
+def settings_for(process: str, *, log_level: str | None = None) -> Settings:
+    """The settings of the environment, completed by what a running `booking up` on DATA_DIR says."""
+    settings = Settings.from_environment()
+    configure_logging(log_level or settings.log_level, settings.log_format, process)
+    return settings
+
+
+def completed(settings: Settings) -> Settings:
+    """Settings whose unset URLs are those of the `booking up` that runs on DATA_DIR."""
+    from service.embedded import RunFile
+
+    running = RunFile.read(settings.data_dir)
+    if running is None:
+        return settings
+    return replace(
+        settings,
+        database_url=settings.database_url or running.database_url,
+        redis_url=settings.redis_url or running.redis_url,
+        calendar_api_url=settings.calendar_api_url or running.calendar_api_url,
+        crm_webhook_url=settings.crm_webhook_url or running.crm_webhook_url,
+        auth_service_url=settings.auth_service_url or running.auth_service_url,
+    )
+
+
+def plain_errors(work: Callable[..., None]) -> Callable[..., None]:
+    """A command whose known failures end in one sentence and exit code 1 (2 for a bad setting)."""
+
+    @functools.wraps(work)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            work(*arguments, **options)
+        except ConfigurationError as problem:
+            click.echo(f"booking: {problem.message}", err=True)
+            sys.exit(2)
+        except BookingError as problem:
+            click.echo(f"booking: {problem.message}", err=True)
+            sys.exit(1)
+
+    return wrapped
+
+
+def with_services(work: Callable[[Services], Awaitable[None]]) -> None:
+    """Run short work on the services of the running installation."""
+
+    async def run() -> None:
+        async with open_services(completed(settings_for("cli", log_level="warning"))) as services:
+            await work(services)
+
+    asyncio.run(run())
+
+
+@click.group()
+def main() -> None:
+    """The booking service."""
+
+
+@main.command()
+@plain_errors
+def up() -> None:
+    """Start everything in the foreground: servers, mocks, worker and API."""
+    from service.up import up as start
+
+    start(settings_for("up"))
+
+
+@main.command()
+@plain_errors
+def serve() -> None:
+    """Start the API processes."""
+    from service.up import serve as start
+
+    start(_with_servers(settings_for("serve")))
+
+
+@main.command("api-process", hidden=True)
+@click.option("--fd", type=int, required=True, help="The listening socket that was handed over.")
+@plain_errors
+def api_process(fd: int) -> None:
+    """One API process on a socket its parent bound."""
+    from service.processes import api_process as run
+    from service.processes import until_told
+
+    settings = settings_for("api")
+    listening = socket.socket(fileno=fd)
+    until_told(lambda stop: run(settings, listening, stop))
+
+
+@main.command()
+@plain_errors
+def worker() -> None:
+    """Start the background worker: deliveries, incoming events, reconciler, calendar sync."""
+    from service.processes import until_told, worker_process
+
+    settings = _with_servers(settings_for("worker"))
+    until_told(lambda stop: worker_process(settings, stop))
+
+
+@main.command()
+@click.argument("which", type=click.Choice(["calendar", "crm", "auth", "all"]), default="all")
+@plain_errors
+def mock(which: str) -> None:
+    """Start mocks of the outside services."""
+    from service.processes import mock_process, until_told
+
+    settings = settings_for(f"mock-{which}")
+    until_told(lambda stop: mock_process(settings, None if which == "all" else which, stop))
+
+
+@main.command()
+@plain_errors
+def migrate() -> None:
+    """Bring the database's schema up to this release."""
+    from service.db.migrate import migrate as run
+
+    settings = _with_servers(settings_for("migrate"))
+    for name in asyncio.run(run(settings.database_url or "")):
+        click.echo(f"migrated: {name}")
+    click.echo("the schema is up to date")
+
+
+@main.command()
+@plain_errors
+def seed() -> None:
+    """Load the sample data, once."""
+    from service.db.connection import Database
+    from service.db.sample import load_sample
+
+    settings = _with_servers(settings_for("seed"))
+
+    async def run() -> bool:
+        database = Database(settings.database_url or "")
+        await database.open()
+        try:
+            return await load_sample(database, settings)
+        finally:
+            await database.close()
+
+    click.echo("sample data loaded" if asyncio.run(run()) else "the sample data was there already")
+
+
+@main.command()
+@plain_errors
+def rebuild() -> None:
+    """Make Redis what Postgres says, while bookings go on."""
+
+    async def run(services: Services) -> None:
+        work = services.rebuild
+        with click.progressbar(length=await work.steps(), label="rebuilding", file=sys.stderr) as bar:
+            repaired = await work(lambda _: bar.update(1))
+        click.echo(f"rebuilt; {repaired} cells, counts and deficits put right")
+
+    with_services(run)
+
+
+@main.command()
+@plain_errors
+def verify() -> None:
+    """Check that nothing overlaps and that Redis equals Postgres; exit code 1 when not."""
+
+    async def run(services: Services) -> None:
+        work = services.rebuild
+        with click.progressbar(length=await work.steps(), label="verifying", file=sys.stderr) as bar:
+            findings = await work.verify(lambda _: bar.update(1))
+        for found in findings:
+            click.echo(
+                f"{found.organization}: {found.overlaps} overlaps, {found.differences} differences, "
+                f"{found.unknown_days} days not in Redis, deficits sum to {found.deficit_sum}, "
+                f"{found.deficit_differences} deficits differ"
+            )
+        if not all(found.holds for found in findings):
+            sys.exit(1)
+        click.echo("holds")
+
+    with_services(run)
+
+
+@main.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--name", required=True, help="What the key is called in events and logs.")
+@click.option("--scopes", default="read", show_default=True, help="Some of read,write,admin, with commas between.")
+@click.option("--rate-limit", type=click.IntRange(0), help="Requests a window; 0 for no limit.")
+@click.option("--organization", help="Whose key it is; default DEFAULT_ORGANIZATION.")
+@plain_errors
+def create_key(name: str, scopes: str, rate_limit: int | None, organization: str | None) -> None:
+    """Make a key and print it, once: only its hash is kept."""
+    wanted = frozenset(word.strip() for word in scopes.split(",") if word.strip())
+    if not wanted or not wanted <= set(SCOPES):
+        raise click.BadParameter(f"some of {', '.join(SCOPES)}", param_hint="--scopes")
+
+    async def run(services: Services) -> None:
+        owner = organization or services.settings.default_organization
+        org = await services.roster_store.organization(owner)
+        if org is None:
+            raise ConfigurationError(f"there is no organization {owner!r}")
+        key = f"bk_{secrets.token_urlsafe(32)}"
+        await services.keys.add(org, key, name, wanted, rate_limit)
+        click.echo(key)
+
+    with_services(run)
+
+
+def _with_servers(settings: Settings) -> Settings:
+    found = completed(settings)
+    if found.database_url is None:
+        raise ConfigurationError("DATABASE_URL: not set, and no `booking up` runs on DATA_DIR")
+    if found.redis_url is None:
+        raise ConfigurationError("REDIS_URL: not set, and no `booking up` runs on DATA_DIR")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Puts the worker together: which stream is worked on by what, and what is done how often."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import partial
+
+from redis.asyncio import Redis
+
+from service.claims.keys import Shards
+from service.claims.scripts import Scripts
+from service.clock import Clock
+from service.db.deliveries import AnswerStore, DeliveryStore, IncomingStore
+from service.db.rosters import RosterStore
+from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
+from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
+from service.delivery.dispatcher import Dispatcher, RetryPolicy
+from service.delivery.idempotency_log import IdempotencyLog
+from service.delivery.incoming import Incoming, Overdue
+from service.delivery.mover import Mover
+from service.delivery.stream import Stream
+from service.delivery.watch import StreamWatch
+from service.delivery.worker import Loop, Worker, every
+from service.errors import BookingError
+from service.logs import get_logger
+from service.metrics import Metrics
+from service.operations.accept_calendar_event import INCOMING_STREAM
+from service.operations.apply_calendar_event import ApplyCalendarEvent
+from service.operations.keep_grid import GridKeeper
+from service.operations.reconcile import Reconcile
+from service.operations.sync_calendars import SyncCalendars
+from service.outside.breaker import Breaker
+from service.outside.calendar_api import CalendarApi
+from service.outside.crm import Crm
+
+READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
+_FILL_S = 600.0
+_WATCH_S = 1.0
+_OVERDUE_S = 30.0
+
+_log = get_logger("delivery.build")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTimes:
+    """How the worker paces itself.
+
+    `reclaim_idle_ms`: after how long an entry nobody finished is taken over; well above an attempt's length.
+    `calendar_sync_s`: 0 switches fetching off.
+    """
+
+    policy: RetryPolicy
+    reclaim_idle_ms: int
+    reconcile_s: float
+    calendar_sync_s: float
+
+    @classmethod
+    def of(
+        cls, *, attempts: int, delay_ms: int, timeout_ms: int, reconcile_ms: int, calendar_sync_s: float
+    ) -> WorkerTimes:
+        """The times that follow from the settings."""
+        return cls(
+            policy=RetryPolicy(attempts=attempts, delay_ms=delay_ms),
+            reclaim_idle_ms=3 * timeout_ms + 10_000,
+            reconcile_s=reconcile_ms / 1000,
+            calendar_sync_s=calendar_sync_s,
+        )
+
+
+def build_worker(
+    *,
+    redis: Redis,
+    reading: Redis,
+    scripts: Scripts,
+    shards: Shards,
+    consumer: str,
+    crm: Crm,
+    calendar: CalendarApi,
+    deliveries: DeliveryStore,
+    incoming: IncomingStore,
+    answers: AnswerStore,
+    roster_store: RosterStore,
+    keeper: GridKeeper,
+    apply_event: ApplyCalendarEvent,
+    reconcile: Reconcile,
+    sync_calendars: SyncCalendars,
+    times: WorkerTimes,
+    clock: Clock,
+    metrics: Metrics,
+    chance: random.Random,
+) -> Worker:
+    """The worker with all its loops.
+
+    `reading` is a client of its own whose timeout is READ_TIMEOUT_S; `consumer` names this process among the
+    workers and must not be used by another that lives.
+    """
+
+    def streams_of(name: str) -> list[Stream]:
+        return [
+            Stream(
+                redis,
+                reading,
+                scripts,
+                keys,
+                name,
+                consumer=consumer,
+                reclaim_idle_ms=times.reclaim_idle_ms,
+            )
+            for keys in shards.all
+        ]
+
+    works: dict[str, Work] = {}
+    destinations: list[Destination] = [CrmDestination(crm), CalendarDestination(calendar)]
+    for destination in destinations:
+        works[destination.name] = Dispatcher(
+            destination,
+            store=deliveries,
+            breaker=Breaker(),
+            policy=times.policy,
+            metrics=metrics,
+            chance=chance,
+        )
+    works[IdempotencyLog.name] = IdempotencyLog(answers, chance)
+    works[INCOMING_STREAM] = Incoming(
+        store=incoming, apply=apply_event, policy=times.policy, metrics=metrics, chance=chance
+    )
+    streams = {name: streams_of(name) for name in works}
+
+    reads: list[Loop] = []
+    for name, work in works.items():
+        for stream in streams[name]:
+            reads.append(Loop(f"read {name}", partial(consume, stream, work)))
+            reads.append(Loop(f"reclaim {name}", partial(reclaim, stream, work)))
+    overdue = Overdue(
+        store=incoming, roster_store=roster_store, streams=streams[INCOMING_STREAM], clock=clock
+    )
+    periodic = [
+        Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
+        every("reconciler", times.reconcile_s, reconcile),
+        every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
+        every("overdue events", _OVERDUE_S, overdue),
+        every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),
+    ]
+    if times.calendar_sync_s:
+        periodic.append(every("calendar sync", times.calendar_sync_s, sync_calendars))
+    return Worker(
+        reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance
+    )
+
+
+async def _fill(roster_store: RosterStore, keeper: GridKeeper) -> None:
+    """Create the days that each organization's grid lacks; tonight's midnight brings a new one."""
+    problems: list[BookingError] = []
+    for org, name in await roster_store.organizations():
+        try:
+            created = await keeper.fill(org)
+        except BookingError as problem:
+            problems.append(problem)
+            continue
+        if created:
+            _log.info("grid filled", organization=name, days=created)
+    if problems:
+        raise problems[0]

@@ -1,0 +1,180 @@
+"""Whom the built-in deliveries go to, and what each of them is told.
+
+A destination makes one attempt at a time and says what came of it; when to try again is the dispatcher's. The
+key of an event is the same at every attempt, and so is every byte of what is sent under it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Protocol
+
+import msgspec
+
+from service.db.deliveries import DueEvent
+from service.domain import event as events
+from service.domain.event import Event, EventType
+from service.outside.calendar_api import AlreadyBlocked, Blocked, CalendarApi, NotDone
+from service.outside.crm import Crm, CrmCancelled, CrmCreated, CrmUpdated
+from service.outside.http import Attempt
+
+
+class Outcome(StrEnum):
+    """What came of an attempt. failed: it may go better later. refused: it never will."""
+
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's end.
+
+    `reference` is what the receiver calls it; `unwell` says whether it seems to be in trouble, `called`
+    whether it was called at all.
+    """
+
+    outcome: Outcome
+    status: int | None = None
+    error: str | None = None
+    reference: str | None = None
+    retry_after_ms: int | None = None
+    unwell: bool = False
+    called: bool = True
+
+    @classmethod
+    def of(cls, made: Attempt, *, reference: str | None = None) -> Told:
+        """What an HTTP attempt means for a delivery."""
+        if made.succeeded:
+            return cls(outcome=Outcome.DELIVERED, status=made.status, reference=reference)
+        return cls(
+            outcome=Outcome.REFUSED if made.refused else Outcome.FAILED,
+            status=made.status,
+            error=made.why,
+            retry_after_ms=made.retry_after_ms,
+            unwell=made.unwell,
+        )
+
+
+class Destination(Protocol):
+    """Somebody who hears of events."""
+
+    name: str
+    """Of its stream, its deliveries and its metrics."""
+    types: tuple[EventType, ...]
+    """What it hears of."""
+
+    async def tell(self, due: DueEvent) -> Told:
+        """One attempt at telling it of an event."""
+        ...
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What destinations read of an event's appointment. Its times may carry any offset."""
+
+    appointment_id: str
+    coach_id: str
+    contact_id: str
+    start_time: Annotated[datetime, msgspec.Meta(tz=True)]
+    end_time: Annotated[datetime, msgspec.Meta(tz=True)]
+    status: str
+
+
+def hears(destination: events.Destination) -> tuple[EventType, ...]:
+    """The event types a built-in destination hears of."""
+    return tuple(kind for kind in EventType if destination in events.heard_by(kind))
+
+
+class CrmDestination:
+    """Tells the CRM of every change: made, cancelled, or anything else as an update of the status."""
+
+    name = events.Destination.CRM.value
+    types = hears(events.Destination.CRM)
+
+    def __init__(self, crm: Crm) -> None:
+        self._crm = crm
+
+    async def tell(self, due: DueEvent) -> Told:
+        """One webhook under the event's id."""
+        event = due.event
+        seen = _appointment(event)
+        key, thread = event.ref.event_id, event.correlation_id
+        match event.type:
+            case EventType.CREATED:
+                made = await self._crm.created(
+                    CrmCreated(
+                        appointment_id=seen.appointment_id,
+                        coach_id=seen.coach_id,
+                        start_time=seen.start_time.astimezone(UTC),
+                        end_time=seen.end_time.astimezone(UTC),
+                        client_id=seen.contact_id,
+                    ),
+                    key,
+                    thread,
+                )
+            case EventType.CANCELLED:
+                cancelled = CrmCancelled(appointment_id=seen.appointment_id, reason=event.reason)
+                made = await self._crm.cancelled(cancelled, key, thread)
+            case _:
+                updated = CrmUpdated(appointment_id=seen.appointment_id, status=seen.status)
+                made = await self._crm.updated(updated, key, thread)
+        crm_id = made.json().get("crm_id")
+        return Told.of(made, reference=crm_id if isinstance(crm_id, str) else None)
+
+
+class CalendarDestination:
+    """Keeps the coaches' external calendars blocked where we have appointments.
+
+    The id of a block is the delivery's reference, so the event that ends it can find it. A time that is
+    blocked there already is as good as blocked by us, only that we have no id to release it by.
+    """
+
+    name = events.Destination.CALENDAR.value
+    types = hears(events.Destination.CALENDAR)
+
+    def __init__(self, calendar: CalendarApi) -> None:
+        self._calendar = calendar
+
+    async def tell(self, due: DueEvent) -> Told:
+        """Block what was made, release what was cancelled, and both for what was moved."""
+        match due.event.type:
+            case EventType.CREATED:
+                return await self._block(due.event)
+            case EventType.CANCELLED:
+                return await self._release(due)
+            case _:
+                released = await self._release(due)
+                if released.outcome is not Outcome.DELIVERED:
+                    return released
+                # A failure from here on repeats the release too, which a calendar takes as done.
+                return await self._block(due.event)
+
+    async def _block(self, event: Event) -> Told:
+        seen = _appointment(event)
+        result = await self._calendar.block(
+            seen.coach_id,
+            seen.start_time.astimezone(UTC),
+            seen.end_time.astimezone(UTC),
+            correlation_id=event.correlation_id,
+        )
+        match result:
+            case Blocked(block_id, made):
+                return Told.of(made, reference=block_id)
+            case AlreadyBlocked(made):
+                return Told(outcome=Outcome.DELIVERED, status=made.status)
+            case NotDone(made):
+                return Told.of(made)
+
+    async def _release(self, due: DueEvent) -> Told:
+        coach_id, block_id = due.earlier_coach_id, due.earlier_reference
+        if coach_id is None or block_id is None:
+            return Told(outcome=Outcome.DELIVERED, called=False)
+        result = await self._calendar.release(coach_id, block_id, correlation_id=due.event.correlation_id)
+        if isinstance(result, NotDone):
+            return Told.of(result.made)
+        return Told(outcome=Outcome.DELIVERED, status=result.made.status)
+
+
+def _appointment(event: Event) -> _Told:
+    return msgspec.json.decode(event.data, type=_Told)

@@ -1,0 +1,206 @@
+"""Delivers the events of one destination's stream.
+
+What came of an attempt is in Postgres before its entry leaves the stream, so a crash between the two repeats
+a delivery and never loses one. Events of one appointment reach a destination in order; those of different
+appointments do not wait for each other. A destination in trouble is left alone for a while without its events
+losing attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from service.batching import Batcher
+from service.db.deliveries import DeliveryRecord, DeliveryStore, DueEvent
+from service.delivery.destinations import Destination, Outcome, Told
+from service.delivery.patience import patiently
+from service.delivery.stream import MOST_AT_ONCE, Entry, Stream
+from service.delivery.under_way import UnderWay
+from service.domain.event import EventRef
+from service.domain.retry import backoff_ms
+from service.logs import get_logger
+from service.metrics import Metrics
+from service.outside.breaker import Breaker
+
+AT_ONCE = 64
+_LONGEST_WAIT_S = 0.25
+# An event is committed before it is announced: one that stays missing was never committed.
+_TRIES_FOR_A_MISSING_EVENT = 5
+
+_log = get_logger("delivery.dispatcher")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how soon: most attempts, base of the backoff, wait for an earlier event (ms)."""
+
+    attempts: int
+    delay_ms: int
+    turn_ms: int = 500
+
+
+class Dispatcher:
+    """Takes entries ('organization appointment sequence') and tells the destination of their events."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        store: DeliveryStore,
+        breaker: Breaker,
+        policy: RetryPolicy,
+        metrics: Metrics,
+        chance: random.Random,
+        at_once: int = AT_ONCE,
+    ) -> None:
+        self._destination = destination
+        self._store = store
+        self._breaker = breaker
+        self._policy = policy
+        self._chance = chance
+        self._under_way = UnderWay(destination.name, at_once)
+        self._recording: Batcher[DeliveryRecord, None] = Batcher(self._record, most=MOST_AT_ONCE)
+        self._seconds = metrics.delivery_seconds.labels(destination.name)
+        self._counted = {
+            state: metrics.deliveries.labels(destination.name, state)
+            for state in ("delivered", "retrying", "dead")
+        }
+
+    async def room(self) -> int:
+        """Places that are free; none while the breaker is open, so that events wait in the stream."""
+        wait_s = self._breaker.wait_s
+        if wait_s:
+            await asyncio.sleep(min(wait_s, _LONGEST_WAIT_S))
+            return 0
+        return await self._under_way.room(_LONGEST_WAIT_S)
+
+    async def take(self, stream: Stream, entries: list[Entry]) -> None:
+        """Look all events up at once, then begin with each."""
+        wanted: list[tuple[Entry, EventRef]] = []
+        for entry in entries:
+            if self._under_way.holds(_place(stream, entry)):
+                continue
+            ref = parse_ref(entry.event)
+            if ref is None:
+                await stream.bury(entry, 0, "the entry names no event")
+                _log.error("entry names no event", destination=self._destination.name, entry=entry.entry_id)
+            else:
+                wanted.append((entry, ref))
+        if not wanted:
+            return
+        refs = [ref for _, ref in wanted]
+        found = await patiently(
+            "look events up",
+            lambda: self._store.load(refs, self._destination.name, self._destination.types),
+            self._chance,
+        )
+        for entry, ref in wanted:
+            await self._under_way.start(
+                _place(stream, entry), self._deliver(stream, entry, ref, found.get(ref))
+            )
+
+    async def drain(self, timeout_s: float) -> int:
+        """Let attempts end for a while; what is left stays pending and is reclaimed. How many that was."""
+        return await self._under_way.drain(timeout_s)
+
+    async def _deliver(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent | None) -> None:
+        if due is None:
+            await self._missing(stream, entry)
+        elif due.delivered or due.event.type not in self._destination.types:
+            await stream.finish(entry)
+        elif due.must_wait:
+            await stream.later(entry, self._a_turn_ms(), entry.attempt)
+        elif not self._breaker.admits():
+            wait_ms = round(self._breaker.wait_s * 1000)
+            await stream.later(entry, wait_ms + self._a_turn_ms(), entry.attempt)
+        else:
+            await self._conclude(stream, entry, ref, await self._tell(due, entry.attempt))
+
+    async def _tell(self, due: DueEvent, attempt: int) -> Told:
+        began = asyncio.get_running_loop().time()
+        try:
+            told = await self._destination.tell(due)
+        except Exception as problem:
+            # A fault of ours in one event: it must neither stop the others nor be tried for ever.
+            _log.exception(
+                "attempt broke", destination=self._destination.name, event_id=due.event.ref.event_id
+            )
+            return Told(outcome=Outcome.FAILED, error=f"the attempt broke: {type(problem).__name__}")
+        if told.called:
+            self._seconds.observe(asyncio.get_running_loop().time() - began)
+            self._breaker.learn(unwell=told.unwell)
+        _log.debug(
+            "attempted",
+            destination=self._destination.name,
+            event_id=due.event.ref.event_id,
+            correlation_id=due.event.correlation_id,
+            attempt=attempt,
+            outcome=told.outcome.value,
+            status=told.status,
+        )
+        return told
+
+    async def _conclude(self, stream: Stream, entry: Entry, ref: EventRef, told: Told) -> None:
+        attempt = entry.attempt
+        if told.outcome is Outcome.DELIVERED:
+            state = "delivered"
+        elif told.outcome is Outcome.REFUSED or attempt >= self._policy.attempts:
+            state = "dead"
+        else:
+            state = "retrying"
+        record = DeliveryRecord(
+            ref=ref,
+            destination=self._destination.name,
+            state=state,
+            attempts=attempt,
+            status=told.status,
+            error=told.error,
+            reference=told.reference,
+        )
+        await patiently("record deliveries", lambda: self._recording.submit(record), self._chance)
+        self._counted[state].inc()
+        if state == "delivered":
+            await stream.finish(entry)
+        elif state == "retrying":
+            delay_ms = backoff_ms(
+                attempt, self._policy.delay_ms, chance=self._chance, retry_after_ms=told.retry_after_ms
+            )
+            await stream.later(entry, delay_ms, attempt + 1)
+        else:
+            _log.error(
+                "delivery dead", destination=record.destination, event_id=ref.event_id, error=told.error
+            )
+            await stream.bury(entry, attempt, told.error or "")
+
+    async def _missing(self, stream: Stream, entry: Entry) -> None:
+        if entry.attempt < _TRIES_FOR_A_MISSING_EVENT:
+            delay_ms = backoff_ms(entry.attempt, self._policy.delay_ms, chance=self._chance)
+            await stream.later(entry, delay_ms, entry.attempt + 1)
+            return
+        error = "the event is not in Postgres: its change was never committed"
+        _log.error("event missing", destination=self._destination.name, missing=entry.event)
+        await stream.bury(entry, entry.attempt, error)
+
+    async def _record(self, records: list[DeliveryRecord]) -> Sequence[None]:
+        await self._store.record(records)
+        return [None] * len(records)
+
+    def _a_turn_ms(self) -> int:
+        return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)
+
+
+def parse_ref(text: str) -> EventRef | None:
+    """The event an entry names ('organization appointment_hex sequence'), or None."""
+    try:
+        org, appointment, sequence = text.split(" ")
+        return EventRef(int(org), UUID(hex=appointment), int(sequence))
+    except ValueError:
+        return None
+
+
+def _place(stream: Stream, entry: Entry) -> str:
+    return f"{stream.key} {entry.entry_id}"

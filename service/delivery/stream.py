@@ -1,0 +1,241 @@
+"""A Redis stream of work: read by a group, finished one entry at a time, with a due time for what must wait.
+
+What is in the stream is what is left to do: an entry leaves it when it is finished, put off or buried, never
+because the stream is long. What a consumer read and did not finish stays pending and can be reclaimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from service.batching import Batcher
+from service.claims.keys import Keys
+from service.claims.scripts import Scripts
+from service.errors import Unavailable
+
+GROUP = "workers"
+MOST_AT_ONCE = 128
+_PAGE = 500
+# A consumer silent for so long is dead, for a live one asks every second.
+_DEAD_CONSUMER_MS = 3_600_000
+_LOST = ("NOGROUP", "UNBLOCKED")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An entry of a stream, with its fields as they were added."""
+
+    entry_id: str
+    fields: dict[str, bytes]
+
+    @property
+    def event(self) -> str:
+        """Which event the entry is about; empty where it names none."""
+        return self.fields.get("event", b"").decode(errors="replace")
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt to be made, 1 for the first."""
+        text = self.fields.get("attempt", b"1")
+        return max(1, int(text)) if text.isdigit() else 1
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """Entries in the stream, age of the oldest in seconds, entries due later, dead letters."""
+
+    depth: int
+    oldest_s: float
+    due: int
+    dead: int
+
+
+class Stream:
+    """One stream of one shard, as one consumer of its group sees it.
+
+    `reading` is a client of its own for reads that block; its timeout must be longer than they may last.
+    Entries nobody finished for `reclaim_idle_ms` are taken over. Every method raises Unavailable when Redis
+    does not answer.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        reading: Redis,
+        scripts: Scripts,
+        keys: Keys,
+        name: str,
+        *,
+        consumer: str,
+        reclaim_idle_ms: int,
+        group: str = GROUP,
+    ) -> None:
+        self.name = name
+        self.key = keys.stream(name)
+        self._due = keys.due(name)
+        self._dead = keys.dead(name)
+        self._redis = redis
+        self._reading = reading
+        self._scripts = scripts
+        self._group = group
+        self._consumer = consumer
+        self.reclaim_idle_ms = reclaim_idle_ms
+        self._has_group = False
+        self._finishing: Batcher[str, None] = Batcher(self._finish, most=MOST_AT_ONCE)
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """At most `count` entries nobody has read, waiting up to `block_ms` for the first."""
+        await self._ensure_group()
+        try:
+            async with self._redis_errors():
+                answer: Any = await self._reading.xreadgroup(
+                    self._group, self._consumer, {self.key: ">"}, count=count, block=max(1, block_ms)
+                )
+        except _GroupLostError:
+            # Redis was emptied. The group begins at 0 again, so what was added since is read too.
+            return []
+        return _entries(answer[0][1]) if answer else []
+
+    async def reclaim(self) -> AsyncIterator[list[Entry]]:
+        """Pages of the entries that others read and did not finish for too long; they are ours now."""
+        await self._ensure_group()
+        cursor: Any = b"0-0"
+        while True:
+            try:
+                async with self._redis_errors():
+                    answer: Any = await self._redis.xautoclaim(
+                        self.key,
+                        self._group,
+                        self._consumer,
+                        self.reclaim_idle_ms,
+                        cursor,
+                        count=MOST_AT_ONCE,
+                    )
+            except _GroupLostError:
+                return
+            cursor, rows = answer[0], answer[1]
+            if rows:
+                yield _entries(rows)
+            if cursor == b"0-0":
+                return
+
+    async def forget_the_dead(self) -> None:
+        """Drop consumers that are gone and have nothing pending; with pending entries they must stay."""
+        try:
+            async with self._redis_errors():
+                found: Any = await self._redis.xinfo_consumers(self.key, self._group)
+                for consumer in found:
+                    if consumer["pending"] == 0 and consumer["idle"] > _DEAD_CONSUMER_MS:
+                        await self._redis.xgroup_delconsumer(self.key, self._group, consumer["name"])
+        except _GroupLostError:
+            return
+
+    async def finish(self, entry: Entry) -> None:
+        """The entry's work is done; calls of one moment share a round trip."""
+        await self._finishing.submit(entry.entry_id)
+
+    async def later(self, entry: Entry, delay_ms: int, attempt: int) -> None:
+        """Put the entry off, to come back as attempt number `attempt`."""
+        async with self._redis_errors():
+            await self._scripts.retry_later(
+                self.key, self._due, self._group, entry.entry_id, max(0, delay_ms), entry.event, attempt
+            )
+
+    async def bury(self, entry: Entry, attempts: int, error: str, *, event: str | None = None) -> None:
+        """Give the entry up, to the dead letters, after `attempts` attempts."""
+        async with self._redis_errors():
+            await self._scripts.bury_entry(
+                self.key,
+                self._dead,
+                self._group,
+                entry.entry_id,
+                entry.event if event is None else event,
+                attempts,
+                error,
+            )
+
+    async def move_due(self, most: int) -> tuple[int, int]:
+        """Bring back at most `most` due entries; how many, and ms until the next is due (-1: none)."""
+        async with self._redis_errors():
+            return await self._scripts.move_due(self.key, self._due, most)
+
+    async def add(self, event: str, attempt: int = 1) -> None:
+        """Add an entry about an event."""
+        async with self._redis_errors():
+            await self._redis.xadd(self.key, {"event": event, "attempt": attempt})
+
+    async def events(self) -> set[str]:
+        """The events of all entries: unread, pending, and due later."""
+        redis: Any = self._redis
+        async with self._redis_errors():
+            members: list[bytes] = await redis.zrange(self._due, 0, -1)
+            found = {member.decode(errors="replace").partition(" ")[2] for member in members}
+            start = "-"
+            while True:
+                page = _entries(await redis.xrange(self.key, start, "+", count=_PAGE))
+                found.update(entry.event for entry in page)
+                if len(page) < _PAGE:
+                    return found
+                start = f"({page[-1].entry_id}"
+
+    async def figures(self) -> Figures:
+        """How much there is, by Redis' clock."""
+        async with self._redis_errors():
+            pipe: Any = self._redis.pipeline(transaction=False)
+            pipe.time().xlen(self.key).xrange(self.key, count=1).zcard(self._due).xlen(self._dead)
+            (seconds, micros), depth, first, due, dead = await pipe.execute()
+        oldest_s = 0.0
+        if first:
+            now_ms = seconds * 1000 + micros // 1000
+            oldest_s = max(0.0, (now_ms - int(first[0][0].partition(b"-")[0])) / 1000)
+        return Figures(depth, oldest_s, due, dead)
+
+    async def _ensure_group(self) -> None:
+        if self._has_group:
+            return
+        try:
+            async with self._redis_errors():
+                await self._redis.xgroup_create(self.key, self._group, id="0", mkstream=True)
+        except _GroupExistsError:
+            pass
+        self._has_group = True
+
+    async def _finish(self, entry_ids: list[str]) -> Sequence[None]:
+        async with self._redis_errors():
+            await self._scripts.finish_entry(self.key, self._group, entry_ids)
+        return [None] * len(entry_ids)
+
+    @asynccontextmanager
+    async def _redis_errors(self) -> AsyncGenerator[None]:
+        """The one place where the driver's errors become ours."""
+        try:
+            yield
+        except ResponseError as refused:
+            if str(refused).startswith("BUSYGROUP"):
+                raise _GroupExistsError from None
+            if str(refused).startswith(_LOST):
+                self._has_group = False
+                raise _GroupLostError from None
+            raise Unavailable(f"Redis refused: {refused}") from refused
+        except (RedisError, OSError, TimeoutError) as problem:
+            raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem
+
+
+class _GroupLostError(Exception):
+    """The stream or its group is not there (any more)."""
+
+
+class _GroupExistsError(Exception):
+    """Somebody made the group before us."""
+
+
+def _entries(rows: Any) -> list[Entry]:
+    return [
+        Entry(entry_id.decode(), {name.decode(): value for name, value in fields.items()})
+        for entry_id, fields in rows
+        if fields is not None
+    ]

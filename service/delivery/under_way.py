@@ -1,0 +1,76 @@
+"""The entries being worked on: a bounded number of tasks, each known by its entry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from service.errors import BookingError
+from service.logs import get_logger
+
+_log = get_logger("delivery.under_way")
+
+
+class UnderWay:
+    """At most `most` entries at a time. One that hangs holds one place and nobody else."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
+        self._free = most
+        self._freed = asyncio.Event()
+        self._freed.set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def holds(self, entry_id: str) -> bool:
+        """Whether the entry is being worked on."""
+        return entry_id in self._tasks
+
+    async def room(self, wait_s: float) -> int:
+        """How many more may be started, waiting up to `wait_s` for there to be any."""
+        if not self._free:
+            try:
+                await asyncio.wait_for(self._freed.wait(), wait_s)
+            except TimeoutError:
+                return 0
+        return self._free
+
+    async def start(self, entry_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` as soon as there is a place. What it raises is logged; its entry stays pending."""
+        try:
+            while not self._free:
+                await self._freed.wait()
+        except BaseException:
+            work.close()
+            raise
+        self._free -= 1
+        if not self._free:
+            self._freed.clear()
+        task = asyncio.ensure_future(work)
+        self._tasks[entry_id] = task
+        task.add_done_callback(lambda done: self._done(entry_id, done))
+
+    async def drain(self, timeout_s: float) -> int:
+        """Wait for what is under way, then cancel the rest; how many that was."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=timeout_s)
+        left = list(self._tasks.values())
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return len(left)
+
+    def _done(self, entry_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(entry_id, None)
+        self._free += 1
+        self._freed.set()
+        if task.cancelled():
+            return
+        problem = task.exception()
+        if isinstance(problem, BookingError):
+            _log.warning("entry left pending", of=self._name, entry=entry_id, error=problem.message)
+        elif problem is not None:
+            _log.error("entry left pending", of=self._name, entry=entry_id, exc_info=problem)

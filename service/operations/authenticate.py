@@ -1,0 +1,150 @@
+"""Who a key belongs to: our own table first, then the auth service, both remembered.
+
+The auth service limits how often it is asked and may be away: what it said of a key is stored, so its outage
+refuses only keys it was never asked about. Keys are remembered by their hash and never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import msgspec
+
+from service.claims.gate import Rate
+from service.clock import Clock
+from service.db.keys import KeyRecord, KeyStore, hash_of
+from service.db.rosters import RosterStore
+from service.errors import NotAuthenticated, Unavailable
+from service.operations.caller import Caller
+
+KNOWN_FOR = timedelta(seconds=30)
+UNKNOWN_FOR = timedelta(seconds=10)
+ASK_AGAIN_AFTER = timedelta(minutes=5)
+MOST_KEPT = 20_000
+FREE_FAILURES = 10
+LONGEST_DELAY_S = 1.0
+FAILURES_FORGOTTEN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What the auth service says of a key: its scopes and limit a window."""
+
+    scopes: frozenset[str]
+    rate_limit: int | None
+
+
+Validate = Callable[[str], Awaitable[Permit | None]]
+
+
+class Authenticate:
+    """Turns a key into a caller."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyStore,
+        rosters: RosterStore,
+        validate: Validate | None,
+        clock: Clock,
+        default_organization: str,
+        default_limit: int,
+        window_ms: int,
+    ) -> None:
+        self._keys = keys
+        self._rosters = rosters
+        self._validate = validate
+        self._clock = clock
+        self._default_organization = default_organization
+        self._default_limit = default_limit
+        self._window_ms = window_ms
+        self._kept: OrderedDict[bytes, tuple[KeyRecord | None, float]] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[KeyRecord | None]] = {}
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    async def __call__(self, key: str | None, address: str, correlation_id: str) -> Caller:
+        """The caller behind a key. Raises NotAuthenticated, or Unavailable when nobody can be asked about it.
+
+        After ten failed keys from one address within a minute each further one takes up to a second.
+        """
+        if not key:
+            raise NotAuthenticated("this needs an API key: send it as X-API-Key")
+        record = await self._known(key)
+        if record is None or record.revoked:
+            await self._slow_down(address)
+            raise NotAuthenticated("this API key is not known")
+        limit = self._default_limit if record.rate_limit is None else record.rate_limit
+        return Caller(
+            org=record.org,
+            actor=f"key:{record.name}",
+            scopes=record.scopes,
+            rate=Rate(record.key_id.hex, limit, self._window_ms),
+            correlation_id=correlation_id,
+        )
+
+    async def _known(self, key: str) -> KeyRecord | None:
+        digest = hash_of(key)
+        kept = self._kept.get(digest)
+        now = asyncio.get_running_loop().time()
+        if kept is not None and kept[1] > now:
+            return kept[0]
+        task = self._asking.get(digest)
+        if task is None:
+            task = self._asking[digest] = asyncio.ensure_future(self._look_up(key))
+            task.add_done_callback(lambda _: self._asking.pop(digest, None))
+        try:
+            record = await asyncio.shield(task)
+        except Unavailable:
+            if kept is not None and kept[0] is not None:
+                return kept[0]  # the tables are away: what was true half a minute ago still lets in
+            raise
+        lives = (KNOWN_FOR if record is not None else UNKNOWN_FOR).total_seconds()
+        self._kept[digest] = (record, now + lives)
+        self._kept.move_to_end(digest)
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return record
+
+    async def _look_up(self, key: str) -> KeyRecord | None:
+        record = await self._keys.find(key)
+        if record is not None and record.source == "local":
+            return record
+        fresh = record is not None and self._clock.now() - record.validated_at < ASK_AGAIN_AFTER
+        if self._validate is None or (fresh and record is not None and not record.revoked):
+            return record
+        try:
+            permit = await self._validate(key)
+        except Unavailable:
+            if record is not None:
+                return record
+            raise
+        if permit is None:
+            if record is not None:
+                await self._keys.revoke(key)
+            return None
+        return await self._store(key, permit)
+
+    async def _store(self, key: str, permit: Permit) -> KeyRecord | None:
+        org = await self._rosters.organization(self._default_organization)
+        if org is None:
+            return None
+        name = f"auth-service {hash_of(key).hex()[:8]}"
+        await self._keys.add(org, key, name, permit.scopes, permit.rate_limit, "auth-service")
+        record = await self._keys.find(key)
+        return None if record is None else msgspec.structs.replace(record, validated_at=self._clock.now())
+
+    async def _slow_down(self, address: str) -> None:
+        now = asyncio.get_running_loop().time()
+        count, since = self._failures.get(address, (0, now))
+        if now - since > FAILURES_FORGOTTEN_S:
+            count, since = 0, now
+        self._failures[address] = (count + 1, since)
+        self._failures.move_to_end(address)
+        while len(self._failures) > MOST_KEPT:
+            self._failures.popitem(last=False)
+        if count >= FREE_FAILURES:
+            await asyncio.sleep(min(LONGEST_DELAY_S, 0.05 * 2 ** min(count - FREE_FAILURES, 5)))

@@ -1,0 +1,40 @@
+"""Whether the service can book, and how each thing it depends on is doing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.db.connection import Database
+from service.errors import Unavailable
+
+WAIT_S = 1.0
+
+
+class CheckHealth:
+    """Asks Postgres and Redis, each for at most a second."""
+
+    def __init__(self, database: Database, redis: Redis) -> None:
+        self._database = database
+        self._redis = redis
+
+    async def __call__(self) -> dict[str, str]:
+        """The state of each dependency, `up` or `down`."""
+        postgres, redis = await asyncio.gather(self._postgres(), self._answers())
+        return {"postgres": postgres, "redis": redis}
+
+    async def _postgres(self) -> str:
+        try:
+            await asyncio.wait_for(self._database.fetch("answers"), WAIT_S)
+        except (Unavailable, asyncio.TimeoutError):
+            return "down"
+        return "up"
+
+    async def _answers(self) -> str:
+        try:
+            await asyncio.wait_for(self._redis.execute_command("PING"), WAIT_S)
+        except (RedisError, OSError, asyncio.TimeoutError):
+            return "down"
+        return "up"

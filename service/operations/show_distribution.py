@@ -1,0 +1,118 @@
+"""How appointments are spread over coaches, and whether that is fair by score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.db.appointments import AppointmentStore
+from service.db.rosters import RosterStore
+from service.domain.assignment import APPOINTMENT_UNITS, Candidate, Strategy, choose, unpack_considered
+from service.domain.calendar import Calendar, Coach, Roster
+from service.domain.grid import day_start
+from service.domain.schedule import WeeklySchedule
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """The answer's parts; `rows` one a coach, in the order of their ids."""
+
+    rows: list[dict[str, Any]]
+    fairness_score: float
+    jain_index: float
+    total: int
+
+
+class ShowDistribution:
+    """Counts appointments by coach over a window of local dates."""
+
+    def __init__(self, appointments: AppointmentStore, rosters: RosterStore) -> None:
+        self._appointments = appointments
+        self._rosters = rosters
+
+    async def __call__(
+        self, roster: Roster, calendar: Calendar | None, first_day: int, last_day: int
+    ) -> Distribution:
+        """The distribution over local dates `[first_day, last_day)` (day numbers), of one calendar or of all.
+
+        utilization = appointments / (daily limit x working days); expected_share is the share earned by score on
+        the appointments the coach could have taken. Raises Unavailable.
+        """
+        columns = None if calendar is None else set(calendar.team)
+        coaches = sorted(
+            (c for c in roster.coaches if c.active and (columns is None or c.column in columns)),
+            key=lambda coach: coach.coach_id,
+        )
+        number = None if calendar is None else calendar.number
+        counts: dict[int, int] = {}
+        for column, _, appointments in await self._appointments.counted(roster.org, first_day, last_day, number):
+            counts[column] = counts.get(column, 0) + appointments
+        considered = await self._appointments.considered(roster.org, first_day, last_day, number)
+        earned = _earned(roster, considered)
+        schedules = await self._rosters.schedules(roster, None, first_day, last_day)
+        total = sum(counts.get(coach.column, 0) for coach in coaches)
+        utilizations = [
+            _utilization(coach, counts.get(coach.column, 0), schedules.get(coach.column), first_day, last_day)
+            for coach in coaches
+        ]
+        rows = [
+            {
+                "coach_id": coach.coach_id,
+                "name": coach.name,
+                "email": coach.email,
+                "score": coach.score / 1_000_000,
+                "appointments_count": counts.get(coach.column, 0),
+                "utilization": round(utilization, 4),
+                "share": round(counts.get(coach.column, 0) / total, 4) if total else 0.0,
+                "expected_share": (
+                    round(earned.get(coach.column, 0) / (APPOINTMENT_UNITS * total), 4) if total else 0.0
+                ),
+            }
+            for coach, utilization in zip(coaches, utilizations, strict=True)
+        ]
+        return Distribution(rows, _fairness(utilizations), _jain(utilizations), total)
+
+
+def _utilization(
+    coach: Coach, appointments: int, schedule: WeeklySchedule | None, first_day: int, last_day: int
+) -> float:
+    dates = [day_start(day).date() for day in range(first_day, last_day)]
+    working = 0 if schedule is None else sum(bool(schedule.windows_on(date)) for date in dates)
+    capacity = coach.max_daily_appointments * working
+    return appointments / capacity if capacity else 0.0
+
+
+def _earned(roster: Roster, considered: Sequence[tuple[str, bytes]]) -> dict[int, int]:
+    """What each coach earned by score on the appointments it could have taken, in millionths of an appointment.
+
+    A balanced booking recorded it; of the others only who was free is on record, so their shares are worked out
+    from the scores of today.
+    """
+    earned: dict[int, int] = {}
+    for strategy, packed in considered:
+        free = unpack_considered(packed)
+        if strategy != Strategy.BALANCED:
+            scores = ((c.column, roster.coach_by_column[c.column].score) for c in free)
+            free = choose(Strategy.BALANCED, [Candidate(column, score, 0) for column, score in scores]).considered
+        for coach in free:
+            earned[coach.column] = earned.get(coach.column, 0) + coach.share
+    return earned
+
+
+def _fairness(utilizations: Sequence[float]) -> float:
+    """1 - standard deviation of utilization, not below 0."""
+    if not utilizations:
+        return 1.0
+    mean = sum(utilizations) / len(utilizations)
+    deviation = math.sqrt(sum((u - mean) ** 2 for u in utilizations) / len(utilizations))
+    return round(max(0.0, 1.0 - deviation), 4)
+
+
+def _jain(utilizations: Sequence[float]) -> float:
+    """Jain's fairness index: 1 when all are equal, 1/n when one has everything (Jain, Chiu, Hawe, 1984)."""
+    squares = sum(u * u for u in utilizations)
+    if not squares:
+        return 1.0
+    return round(sum(utilizations) ** 2 / (len(utilizations) * squares), 4)

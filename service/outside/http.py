@@ -1,0 +1,167 @@
+"""How every call outward is made: one kind of session, one kind of answer.
+
+An attempt does not raise for what the other side did: a refusal, a silence and a success are all values, and
+whoever asked decides whether to try again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import msgspec
+
+EXCERPT_BYTES = 1024
+MOST_BYTES = 4 * 1024 * 1024
+_CHUNK = 64 * 1024
+# Asked to come back later, by statuses that do not say that the request itself is wrong.
+_COME_BACK = frozenset({408, 409, 425, 429})
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP call that was made.
+
+    `status` is None when there was no whole answer, and `problem` says why; `body` is what was kept of the
+    answer; `retry_after_ms` is the wait the other side asked for, in its header or its body.
+    """
+
+    status: int | None
+    body: bytes = b""
+    problem: str | None = None
+    retry_after_ms: int | None = None
+    duration_s: float = 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the other side said that it was done."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def refused(self) -> bool:
+        """Whether the same request would be refused again, whenever it is made."""
+        return self.status is not None and 400 <= self.status < 500 and self.status not in _COME_BACK
+
+    @property
+    def unwell(self) -> bool:
+        """Whether the other side seems to be in trouble: silent, failing, or asking to be spared."""
+        return self.status is None or self.status >= 500 or self.status == 429
+
+    @property
+    def why(self) -> str:
+        """What went wrong, in a line for a person: the status and the first kilobyte of the answer."""
+        if self.status is None:
+            return self.problem or "no answer"
+        text = self.body[:EXCERPT_BYTES].decode(errors="replace")
+        shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return f"HTTP {self.status}: {shown}" if shown else f"HTTP {self.status}"
+
+    def json(self) -> dict[str, Any]:
+        """The answer as a JSON object; empty when it is none."""
+        try:
+            return msgspec.json.decode(self.body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return {}
+
+
+def open_session(*, connections: int = 256) -> aiohttp.ClientSession:
+    """A session for calls outward. Close it when done."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=30),
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # Each call sets its own limit; this one holds where a call forgets to.
+        timeout=aiohttp.ClientTimeout(total=30),
+        headers={"User-Agent": "booking-service", "Accept": "application/json"},
+    )
+
+
+async def attempt(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+    most_bytes: int = EXCERPT_BYTES * 16,
+) -> Attempt:
+    """Make one call; `body` (any value msgspec encodes) goes as JSON.
+
+    At most `most_bytes` of the answer are kept. A longer answer to a successful call is of no use and counts
+    as none: status None.
+    """
+    began = time.monotonic()
+    more = dict(headers or {})
+    data: bytes | None = None
+    if body is not None:
+        data = msgspec.json.encode(body)
+        more["Content-Type"] = "application/json"
+    try:
+        async with session.request(
+            method,
+            url,
+            data=data,
+            headers=more,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+        ) as response:
+            kept, whole = await _read(response, most_bytes)
+            status = response.status
+            if not whole and 200 <= status < 300:
+                return Attempt(
+                    status=None,
+                    problem=f"the answer is longer than {most_bytes} bytes",
+                    duration_s=time.monotonic() - began,
+                )
+            return Attempt(
+                status=status,
+                body=kept,
+                retry_after_ms=None if 200 <= status < 300 else _retry_after_ms(response, kept),
+                duration_s=time.monotonic() - began,
+            )
+    except TimeoutError:
+        return Attempt(
+            status=None, problem=f"no answer within {timeout_s:g} s", duration_s=time.monotonic() - began
+        )
+    except (aiohttp.ClientError, OSError) as problem:
+        # The exception's text may hold the URL, and with it whatever somebody put there: its kind must do.
+        why = f"no connection: {type(problem).__name__}"
+        return Attempt(status=None, problem=why, duration_s=time.monotonic() - began)
+
+
+async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> tuple[bytes, bool]:
+    """At most `most_bytes` of the body, and whether that was all of it."""
+    kept = bytearray()
+    async for chunk in response.content.iter_chunked(_CHUNK):
+        kept += chunk
+        if len(kept) > most_bytes:
+            return bytes(kept[:most_bytes]), False
+    return bytes(kept), True
+
+
+def _retry_after_ms(response: aiohttp.ClientResponse, body: bytes) -> int | None:
+    """The wait asked for: `Retry-After`, seconds or a date (RFC 9110), else `retry_after` of the body."""
+    header = response.headers.get("Retry-After", "").strip()
+    if header.isascii() and header.isdigit():
+        return int(header[:9]) * 1000
+    if header:
+        try:
+            when = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        wait = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)
+        return max(0, round(wait.total_seconds() * 1000))
+    try:
+        told = msgspec.json.decode(body, type=_Told)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    wait_s = told.retry_after
+    return None if wait_s is None or not 0 <= wait_s < 1e9 else round(wait_s * 1000)
+
+
+class _Told(msgspec.Struct, frozen=True):
+    retry_after: float | None = None

@@ -1,0 +1,173 @@
+"""The processes of the service: one API process, the worker, the mocks, each until it is told to stop.
+
+Each builds its objects with `open_services`, listens for SIGTERM and SIGINT, and ends what it began: requests
+under way are answered, commits under way are committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from secrets import token_hex
+
+import aiohttp
+from redis.asyncio import Redis
+
+from service.api.appointments import AppointmentRoutes
+from service.api.availability import AvailabilityRoutes
+from service.api.coaches import CoachRoutes
+from service.api.endpoint import Edge, Route
+from service.api.openapi import document
+from service.api.operations import OperationRoutes
+from service.api.server import build_application, serve
+from service.api.webhooks import WebhookRoutes
+from service.app import Services, open_services
+from service.config import Settings
+from service.claims.connection import connect
+from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.worker import Worker
+from service.mocks.server import ALL, run_mocks
+from service.operations.accept_calendar_event import AcceptCalendarEvent
+from service.operations.apply_calendar_event import ApplyCalendarEvent
+from service.operations.authenticate import Authenticate, Permit, Validate
+from service.operations.check_health import CheckHealth
+from service.operations.show_distribution import ShowDistribution
+from service.operations.sync_calendars import SyncCalendars
+from service.outside.auth_service import AuthService
+from service.outside.breaker import Breaker
+from service.outside.calendar_api import CalendarApi
+from service.outside.crm import Crm
+from service.outside.http import open_session
+
+AUTH_TIMEOUT_S = 2.0
+
+
+def until_told(run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a process's main work on uvloop until SIGTERM or SIGINT."""
+    import uvloop
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await run(stop)
+
+    uvloop.run(main())
+
+
+async def api_process(settings: Settings, listening: socket.socket, stop: asyncio.Event) -> None:
+    """Serve the API on a bound socket until `stop`. Raises ConfigurationError or Unavailable."""
+    async with open_services(settings) as services, open_session() as session:
+        edge, routes = build_api(services, session)
+        await serve(build_application(edge, routes), listening, stop)
+
+
+def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge, list[Route]]:
+    """The edge and every route of the API."""
+    settings = services.settings
+    authenticate = Authenticate(
+        keys=services.keys,
+        rosters=services.roster_store,
+        validate=_validator(settings, session),
+        clock=services.clock,
+        default_organization=settings.default_organization,
+        default_limit=settings.rate_limit_max_requests,
+        window_ms=settings.rate_limit_window_ms,
+    )
+    edge = Edge(
+        gate=services.gate,
+        authenticate=authenticate,
+        metrics=services.metrics,
+        cors_origin=settings.cors_origin,
+    )
+    operations = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    routes = [
+        *AvailabilityRoutes(edge, services.availability, services.rosters, services.clock).routes(),
+        *AppointmentRoutes(services.book, services.change).routes(),
+        *WebhookRoutes(
+            AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
+            services.incoming,
+            services.tasks,
+        ).routes(),
+        *CoachRoutes(
+            ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
+        ).routes(),
+        *operations.routes(),
+    ]
+    operations.openapi = document(routes)
+    return edge, routes
+
+
+def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate | None:
+    if settings.auth_service_url is None:
+        return None
+    service = AuthService(settings.auth_service_url, session, AUTH_TIMEOUT_S)
+
+    async def validate(key: str) -> Permit | None:
+        facts = await service.validate(key)
+        return None if facts is None else Permit(facts.scopes, facts.rate_limit)
+
+    return validate
+
+
+async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
+    """Deliver, process, reconcile and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
+    async with open_services(settings) as services, open_session() as session:
+        reading = connect(settings.redis_url or "", timeout_s=READ_TIMEOUT_S)
+        try:
+            await assemble_worker(services, session, reading).run(stop)
+        finally:
+            await reading.aclose()
+
+
+def assemble_worker(services: Services, session: aiohttp.ClientSession, reading: Redis) -> Worker:
+    """The worker; `reading` is a client of its own for reads that block."""
+    settings = services.settings
+    timeout_s = settings.webhook_timeout_ms / 1000
+    calendar = CalendarApi(settings.calendar_api_url or "", session, timeout_s)
+    sync = SyncCalendars(
+        calendar=calendar,
+        breaker=Breaker(),
+        busy=services.busy,
+        roster_store=services.roster_store,
+        rosters=services.rosters,
+        keeper=services.keeper,
+        clock=services.clock,
+        metrics=services.metrics,
+        organization=settings.default_organization,
+    )
+    return build_worker(
+        redis=services.redis,
+        reading=reading,
+        scripts=services.scripts,
+        shards=services.shards,
+        consumer=f"{socket.gethostname()}-{token_hex(4)}",
+        crm=Crm(settings.crm_webhook_url or "", session, timeout_s),
+        calendar=calendar,
+        deliveries=services.deliveries,
+        incoming=services.incoming,
+        answers=services.answers,
+        roster_store=services.roster_store,
+        keeper=services.keeper,
+        apply_event=ApplyCalendarEvent(services.change),
+        reconcile=services.reconcile,
+        sync_calendars=sync,
+        times=WorkerTimes.of(
+            attempts=settings.webhook_retry_attempts,
+            delay_ms=settings.webhook_retry_delay_ms,
+            timeout_ms=settings.webhook_timeout_ms,
+            reconcile_ms=settings.reconcile_interval_ms,
+            calendar_sync_s=settings.calendar_sync_interval_s,
+        ),
+        clock=services.clock,
+        metrics=services.metrics,
+        chance=services.chance,
+    )
+
+
+async def mock_process(settings: Settings, only: str | None, stop: asyncio.Event) -> None:
+    """Serve the mocks (one of them, or all) until `stop`."""
+    await run_mocks(settings, stop, only=ALL if only is None else frozenset({only}))

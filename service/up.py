@@ -1,0 +1,197 @@
+"""`booking up` and `booking serve`: which processes there are, in which order they start, and what is said when they have.
+
+Servers first, then migrations and sample data, then the mocks and the worker, then the API, which is ready
+when it can book.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from service.config import Settings
+from service.db.connection import Database
+from service.db.migrate import migrate
+from service.db.sample import load_sample
+from service.errors import ConfigurationError
+from service.metrics import MULTIPROC_DIR, empty_multiprocess_folder
+from service.supervisor import Child, Supervisor
+
+READY_WITHIN_S = 60.0
+BACKLOG = 4096
+
+
+def up(settings: Settings) -> None:
+    """Everything, in the foreground, until a signal. Raises ConfigurationError or Unavailable."""
+    from service.embedded import DataDirLock, EmbeddedPostgres, EmbeddedRedis, RunFile
+
+    with DataDirLock(settings.data_dir), contextlib.ExitStack() as stack:
+        data_dir = settings.data_dir.resolve()
+        listening = stack.enter_context(contextlib.closing(listen(settings)))
+        metrics_dir = data_dir / "metrics"
+        empty_multiprocess_folder(metrics_dir)
+        stack.callback(RunFile.remove, data_dir)
+        with Supervisor(lambda _name, pid: forget_process(pid, metrics_dir)) as supervisor:
+            servers: list[EmbeddedPostgres | EmbeddedRedis] = []
+            if settings.database_url is None:
+                postgres = EmbeddedPostgres(data_dir / "postgres")
+                servers.append(postgres)
+                settings = replace(settings, database_url=postgres.url)
+            if settings.redis_url is None:
+                redis = EmbeddedRedis(data_dir / "redis")
+                servers.append(redis)
+                settings = replace(settings, redis_url=redis.url)
+            say("starting Postgres and Redis ...")
+            supervisor.start(*servers)
+            supervisor.call(lambda: asyncio.run(prepare(settings)))
+            settings, mocked = with_mocks(settings)
+            environment = child_environment(settings, metrics_dir)
+            RunFile(
+                database_url=settings.database_url or "",
+                redis_url=settings.redis_url or "",
+                api_url=f"http://{settings.host}:{settings.port}",
+                calendar_api_url=settings.calendar_api_url or "",
+                crm_webhook_url=settings.crm_webhook_url or "",
+                auth_service_url=settings.auth_service_url or "",
+            ).write(data_dir)
+            mocks = [Child(f"mock-{name}", command("mock", name), environment) for name in mocked]
+            supervisor.start(*mocks, Child("worker", command("worker"), environment))
+            supervisor.start(*api_children(settings, listening, environment))
+            if not supervisor.run(until=lambda: is_ready(settings), timeout_s=READY_WITHIN_S):
+                raise ConfigurationError(f"PORT: nothing could be booked within {READY_WITHIN_S:.0f} s of the start")
+            welcome(settings)
+            supervisor.run()
+
+
+def serve(settings: Settings) -> None:
+    """Only the API processes, in the foreground, until a signal. Raises ConfigurationError."""
+    with (
+        contextlib.closing(listen(settings)) as listening,
+        tempfile.TemporaryDirectory(prefix="booking-metrics-") as folder,
+    ):
+        metrics_dir = Path(folder)
+        with Supervisor(lambda _name, pid: forget_process(pid, metrics_dir)) as supervisor:
+            supervisor.start(*api_children(settings, listening, child_environment(settings, metrics_dir)))
+            say(f"API on http://{settings.host}:{settings.port}")
+            supervisor.run()
+
+
+async def prepare(settings: Settings) -> None:
+    """Migrations and sample data."""
+    url = settings.database_url or ""
+    for name in await migrate(url):
+        say(f"migrated: {name}")
+    database = Database(url)
+    await database.open()
+    try:
+        if await load_sample(database, settings):
+            say("sample data loaded")
+    finally:
+        await database.close()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket all API processes share. Raises ConfigurationError when the port is taken."""
+    try:
+        listening = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
+    except OSError as problem:
+        raise ConfigurationError(f"PORT: cannot listen on {settings.host}:{settings.port}: {problem.strerror}") from None
+    listening.setblocking(False)
+    return listening
+
+
+def command(*words: str) -> list[str]:
+    """A `booking` command run by this very Python."""
+    return [sys.executable, "-m", "service.cli", *words]
+
+
+def api_children(settings: Settings, listening: socket.socket, environment: Mapping[str, str]) -> list[Child]:
+    """One child for each API process, sharing the socket."""
+    return [
+        Child(
+            f"api-{number}",
+            command("api-process", "--fd", str(listening.fileno())),
+            environment,
+            pass_fds=(listening.fileno(),),
+            grace_s=8.0,
+        )
+        for number in range(1, settings.workers + 1)
+    ]
+
+
+def with_mocks(settings: Settings) -> tuple[Settings, list[str]]:
+    """Settings in which every outside service has a URL, and the mocks that must run for that."""
+    mocked: list[str] = []
+    for name, field, port in (
+        ("calendar", "calendar_api_url", settings.calendar_port),
+        ("crm", "crm_webhook_url", settings.crm_port),
+        ("auth", "auth_service_url", settings.auth_port),
+    ):
+        if getattr(settings, field) is None:
+            settings = replace(settings, **{field: f"http://127.0.0.1:{port}"})
+            mocked.append(name)
+    return settings, mocked
+
+
+def child_environment(settings: Settings, metrics_dir: Path) -> dict[str, str]:
+    """What children find in their environment: ours, and where the servers and services are."""
+    found = {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "CALENDAR_API_URL": settings.calendar_api_url,
+        "CRM_WEBHOOK_URL": settings.crm_webhook_url,
+        "AUTH_SERVICE_URL": settings.auth_service_url,
+        MULTIPROC_DIR: str(metrics_dir),
+    }
+    return {**os.environ, **{name: value for name, value in found.items() if value is not None}}
+
+
+def forget_process(pid: int, metrics_dir: Path) -> None:
+    """Take a dead process's live gauges out of the sum."""
+    mark_process_dead(pid, str(metrics_dir))  # type: ignore[no-untyped-call]
+
+
+def is_ready(settings: Settings) -> bool:
+    """Whether the API answers that it can book."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104  compared, not bound
+    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def welcome(settings: Settings) -> None:
+    """Where everything is, and one request to try next."""
+    base = f"http://{settings.host}:{settings.port}"
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date()
+    say(
+        f"\nReady.\n"
+        f"  API       {base}   (also /openapi.json, /metrics, /health)\n"
+        f"  calendar  {settings.calendar_api_url}\n"
+        f"  CRM       {settings.crm_webhook_url}\n"
+        f"  auth      {settings.auth_service_url}\n"
+        f"  data      {settings.data_dir}\n\n"
+        f"Try:\n"
+        f'  curl -H "X-API-Key: test-key-123" "{base}/api/availability?calendar_id=cal-1&days=3&from={tomorrow}"\n\n'
+        f"Ctrl-C stops everything.\n"
+    )
+
+
+def say(text: str) -> None:
+    """A line for the person who started us."""
+    print(text, file=sys.stdout, flush=True)  # noqa: T201  this is what the command is for

@@ -1,0 +1,167 @@
+"""Every committed change is heard by every destination, in order, each key effective once, whatever fails."""
+
+from __future__ import annotations
+
+import asyncio
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from aiohttp import web
+
+from service.mocks.calendar import build_calendar
+from service.mocks.chance import Behaviour
+from service.mocks.crm import build_crm
+from service.mocks.server import serving
+from tests.delivery.bench import Bench, Recorder, answering
+from tests.servers import eventually
+
+
+async def test_three_hundred_events_arrive_at_a_crm_that_fails_and_hangs(bench: Bench) -> None:
+    crm_behaviour = Behaviour(seed=11, failure_rate=0.30, never_answer_rate=0.05, delay_scale=0.02)
+    calendar_behaviour = Behaviour(seed=12, failure_rate=0.10, conflict_rate=0.05, delay_scale=0.02)
+    async with (
+        serving(build_crm(crm_behaviour)) as crm,
+        serving(build_calendar(calendar_behaviour)) as calendar,
+    ):
+        async with bench.worker(crm=crm, calendar=calendar, timeout_s=0.5):
+            booked = await bench.book(150)
+            for appointment in booked[:100]:
+                await bench.cancel(appointment)
+            for appointment in booked[100:]:
+                await bench.confirm(appointment)
+            await eventually(bench.nothing_left, within_s=30, what="empty streams")
+        ledger = (await bench.get(f"{crm}/webhooks/ledger"))["keys"]
+        blocks = await bench.get(f"{calendar}/blocks")
+
+    expected = {f"{a['appointment_id']}.{n}" for a in booked for n in (1, 2)}
+    assert set(ledger) == expected
+    assert {entry["accepted"] for entry in ledger.values()} == {1}
+    assert {len(entry["payload_sha256"]) for entry in ledger.values()} == {1}
+    assert sum(entry["refused"] for entry in ledger.values()) > 50
+    assert sum(entry["abandoned"] for entry in ledger.values()) > 0
+    kinds = Counter(entry["type"] for entry in ledger.values())
+    assert kinds == {"appointment-created": 150, "appointment-cancelled": 100, "appointment-updated": 50}
+
+    told = await bench.deliveries("crm")
+    assert Counter(row["state"] for row in told) == {"delivered": 300}
+    assert {row["reference"] for row in told} == {entry["crm_id"] for entry in ledger.values()}
+    blocked = await bench.deliveries("calendar-blocks")
+    assert Counter(row["state"] for row in blocked) == {"delivered": 250}
+    # Every block of a cancelled appointment that has an id was released by it, and no other was.
+    assert blocks["unknown_releases"] == []
+    cancelled = {a["appointment_id"] for a in booked[:100]}
+    ids = {
+        str(row["appointment_id"]): row["reference"]
+        for row in blocked
+        if row["sequence"] == 1 and row["reference"]
+    }
+    released = {block["block_id"] for block in blocks["blocks"] if block["released_at"]}
+    assert released == {reference for appointment, reference in ids.items() if appointment in cancelled}
+    assert await bench.dead("crm") == []
+    assert await bench.dead("calendar-blocks") == []
+
+
+async def test_a_destination_hears_of_one_appointment_in_order(bench: Bench) -> None:
+    heard: dict[str, list[str]] = defaultdict(list)
+    refusals: Counter[str] = Counter()
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        appointment = body["appointment_id"]
+        if path.endswith("created") and refusals[appointment] < 3:
+            refusals[appointment] += 1
+            return 409, {"error": "not now"}
+        heard[appointment].append(path.rsplit("-", 1)[1])
+        return 200, {"crm_id": "c"}
+
+    recorder = Recorder(answer)
+    async with serving(recorder.app) as crm:
+        booked = await bench.book(10)
+        for appointment in booked:
+            await bench.confirm(appointment)
+            await bench.cancel(appointment, "changed my mind")
+        async with bench.worker(crm=crm):
+            await eventually(lambda: sum(map(len, heard.values())) == 30, what="thirty webhooks")
+    assert set(refusals.values()) == {3}
+    assert list(heard.values()) == [["created", "updated", "cancelled"]] * 10
+    attempts = {row["sequence"]: row["attempts"] for row in await bench.deliveries("crm")}
+    # Waiting for one's turn is no attempt.
+    assert attempts == {1: 4, 2: 1, 3: 1}
+
+
+async def test_the_crm_is_told_exactly_what_it_expects(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"success": True, "crm_id": "crm-7"}))
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        (appointment,) = await bench.book(1, timezone="America/New_York")
+        await bench.cancel(appointment, "ill")
+        await eventually(lambda: len(recorder.seen) == 2, what="two webhooks")
+    (path, headers, body), (other_path, other_headers, other_body) = recorder.seen
+    assert path == "/webhooks/appointment-created"
+    start, end = body.pop("start_time"), body.pop("end_time")
+    assert start.endswith("Z")
+    assert end.endswith("Z")
+    assert not appointment["start_time"].endswith("Z")
+    assert body == {
+        "appointment_id": appointment["appointment_id"],
+        "coach_id": appointment["coach_id"],
+        "client_id": appointment["contact_id"],
+    }
+    assert headers["X-Idempotency-Key"] == f"{appointment['appointment_id']}.1"
+    assert headers["X-Correlation-ID"] == "corr-1"
+    assert other_path == "/webhooks/appointment-cancelled"
+    assert other_body == {"appointment_id": appointment["appointment_id"], "reason": "ill"}
+    assert other_headers["X-Idempotency-Key"] == f"{appointment['appointment_id']}.2"
+    assert other_headers["X-Correlation-ID"] == "corr-2"
+
+
+async def test_a_destination_that_never_answers_delays_no_other(bench: Bench) -> None:
+    async def hang(request: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    async with serving(recorder.app) as crm, serving(answering(hang)) as calendar:
+        async with bench.worker(crm=crm, calendar=calendar, timeout_s=60):
+            # More than may be under way at once, so that the hanging destination's places are all taken.
+            booked = await bench.book(80)
+            await eventually(
+                lambda: len(recorder.seen) == len(booked), within_s=10, what="the CRM's webhooks"
+            )
+            depth, pending, _ = await bench.left("calendar-blocks")
+            assert depth == 80
+            assert 0 < pending < 80
+
+
+async def test_a_call_that_hangs_holds_one_place_and_delays_no_other_event(bench: Bench) -> None:
+    answered: list[str] = []
+    first: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        key = request.headers["X-Idempotency-Key"]
+        if not first:
+            first.append(key)
+        if key == first[0]:
+            await asyncio.Event().wait()
+        answered.append(key)
+        return web.json_response({"crm_id": "c"})
+
+    async with serving(answering(answer)) as crm, bench.worker(crm=crm, timeout_s=60):
+        await bench.book(1)
+        await eventually(lambda: bool(first), what="the call that hangs")
+        await bench.book(30)
+        await eventually(lambda: len(answered) == 30, what="the thirty others")
+
+
+async def test_what_was_never_committed_is_never_announced(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        await bench.stream("crm").add(f"{bench.org} 0192a3b4c5d67e8f9a0b1c2d3e4f5061 1")
+
+        async def buried() -> bool:
+            return len(await bench.dead("crm")) == 1
+
+        await eventually(buried, what="a dead letter")
+    (letter,) = await bench.dead("crm")
+    assert "never committed" in letter["error"]
+    assert letter["event"] == f"{bench.org} 0192a3b4c5d67e8f9a0b1c2d3e4f5061 1"
+    assert recorder.seen == []

@@ -1,0 +1,151 @@
+"""A claim ends once: settled, it is announced and stays; released, every byte is as if it had never been."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.claims.gate import Answer, Release, Settlement
+from service.claims.scripts import ClaimOutcome, ReleaseOutcome, SettleOutcome
+from service.domain.assignment import Strategy
+from tests.lua.world import DAY, ORG, World, at, coach, roster_of
+
+NOON = 144
+
+
+@pytest.mark.outcome("settle_claim", "settled", "absent")
+async def test_settling_drops_the_claim_and_announces_each_time(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    taken = await world.grid.read(ORG, range(DAY, DAY + 1), [DAY])
+    settlement = Settlement(ORG, wish.token, f"{ORG} {wish.token} 1", ("crm", "calendar-blocks"))
+    assert await world.gate.settle(settlement) is SettleOutcome.SETTLED
+    assert await world.grid.pending() == {}
+    assert await world.grid.read(ORG, range(DAY, DAY + 1), [DAY]) == taken
+    # Repeated by the reconciler, say: nothing is pending, but heard twice is better than not heard.
+    assert await world.gate.settle(settlement) is SettleOutcome.ABSENT
+    for stream in ("crm", "calendar-blocks"):
+        entries = (await world.snapshot())[world.keys.stream(stream)]
+        assert entries == [{b"event": f"{ORG} {wish.token} 1".encode(), b"attempt": b"1"}] * 2
+
+
+@pytest.mark.outcome("settle_claim", "settled")
+async def test_settling_keeps_the_answer_and_writes_it_behind(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON), idempotency_key="key")
+    await world.claim(wish)
+    answer = Answer("key", "a" * 32, 201, wish.token, '{"ä": 1}'.encode())
+    await world.gate.settle(Settlement(ORG, wish.token, None, (), answer))
+    (record,) = (await world.snapshot())[world.keys.stream("idempotency")]
+    assert record[b"key"] == b"key"
+    assert record[b"body"] == answer.body
+    assert (record[b"org"], record[b"status"], record[b"fingerprint"]) == (b"1", b"201", b"a" * 32)
+    assert 0 < await world.redis.pttl(world.keys.answer(ORG, "key")) <= 60_000
+
+
+@pytest.mark.outcome("settle_claim", "broken", "settled")
+async def test_one_bad_settlement_fails_alone(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    keys = [world.keys.pending, world.keys.repairs]
+    outcomes = await world.scripts.settle_claim(keys, 1000, [[False, "event", 7, False], [wish.token, False, [], False]])
+    assert outcomes == [SettleOutcome.BROKEN, SettleOutcome.SETTLED]
+
+
+@pytest.mark.outcome("release_claim", "released", "absent")
+async def test_releasing_restores_every_byte_once(world: World) -> None:
+    await world.ready()
+    await world.claim(world.wish(at(NOON)))
+    before, revision = await world.snapshot(), await world.revision()
+    wish = world.wish(at(285, before=2, after=6), idempotency_key="key")
+    assert (await world.claim(wish)).outcome is ClaimOutcome.CLAIMED
+    assert await world.snapshot() != before
+    assert await world.release(wish) is ReleaseOutcome.RELEASED
+    assert await world.snapshot() == before
+    assert await world.revision() > revision
+    assert await world.release(wish) is ReleaseOutcome.ABSENT
+    assert await world.snapshot() == before
+
+
+@pytest.mark.outcome("release_claim", "absent")
+async def test_a_late_release_frees_nothing_of_whoever_came_after(world: World) -> None:
+    await world.publish(roster_of([coach(0)]))
+    await world.derive()
+    first, second = world.wish(at(NOON)), world.wish(at(NOON))
+    await world.claim(first)
+    await world.release(first)
+    assert (await world.claim(second)).outcome is ClaimOutcome.CLAIMED
+    before = await world.snapshot()
+    assert await world.release(first) is ReleaseOutcome.ABSENT
+    assert await world.snapshot() == before
+
+
+@pytest.mark.outcome("release_claim", "released")
+async def test_a_full_day_is_open_again_after_a_release(world: World) -> None:
+    await world.publish(roster_of([coach(0, limit=1)]))
+    await world.derive()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    assert (await world.claim(world.wish(at(200)))).outcome is ClaimOutcome.TAKEN
+    await world.release(wish)
+    assert (await world.claim(world.wish(at(200)))).outcome is ClaimOutcome.CLAIMED
+
+
+@pytest.mark.outcome("release_claim", "released")
+async def test_a_release_reaches_a_day_that_was_derived_wider_since(world: World) -> None:
+    """Three coaches become forty: rows grow a word, the pending claim is kept, and its release frees it there."""
+    await world.ready()
+    wish = world.wish(at(NOON), strategy=Strategy.REQUESTED, column=1)
+    await world.claim(wish)
+    await world.publish(roster_of([coach(n) for n in range(40)], version=2))
+    for day in (DAY - 1, DAY, DAY + 1):
+        await world.derive(day)
+    again = world.wish(at(NOON), strategy=Strategy.REQUESTED, column=1)
+    assert (await world.claim(again)).outcome is ClaimOutcome.TAKEN
+    assert await world.release(wish) is ReleaseOutcome.RELEASED
+    assert await world.grid.read_counts(ORG, DAY, 40) == [0] * 40
+    assert (await world.claim(again)).first == 1
+
+
+@pytest.mark.outcome("release_claim", "released", "broken")
+async def test_one_bad_release_fails_alone(world: World) -> None:
+    await world.ready()
+    bad, good = world.wish(at(NOON)), world.wish(at(NOON))
+    await world.claim(bad)
+    await world.claim(good)
+    keys = world.keys
+    names = [
+        keys.pending, keys.repairs, keys.roster(ORG), keys.occupied(ORG, DAY), keys.full(ORG, DAY),
+        keys.counts(ORG, DAY), keys.limits(ORG), keys.deficits(ORG),
+    ]  # fmt: skip
+    items = [[bad.token, 3, "no segments", 5, 6, 7, 8, False], [good.token, 3, [[4, NOON, 6]], 5, 6, 7, 8, False]]
+    assert await world.scripts.release_claim(names, items) == [ReleaseOutcome.BROKEN, ReleaseOutcome.RELEASED]
+
+
+@pytest.mark.outcome("note_release", "noted")
+@pytest.mark.outcome("release_claim", "released", "absent")
+async def test_a_noted_release_frees_a_settled_time_when_its_token_is_consumed(world: World) -> None:
+    await world.ready()
+    before = await world.snapshot()
+    wish = world.wish(at(NOON))
+    reply = await world.claim(wish)
+    await world.gate.settle(Settlement(ORG, wish.token, None, ()))
+    await world.gate.note_release(ORG, "token-2", wish.token, 0, wish.placement, DAY, world.roster.width, reply.second)
+    entry = (await world.grid.pending())["token-2"]
+    assert (entry.kind, entry.appointment, entry.start_cell, entry.cells) == ("release", wish.token, at(NOON).start, 6)
+    assert await world.gate.release(Release(ORG, "token-2", wish.placement, DAY)) is ReleaseOutcome.RELEASED
+    assert await world.snapshot() == before
+    assert await world.gate.release(Release(ORG, "token-2", wish.placement, DAY)) is ReleaseOutcome.ABSENT
+
+
+@pytest.mark.outcome("settle_claim", "settled")
+async def test_a_noted_release_that_is_dropped_frees_nothing(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    await world.gate.settle(Settlement(ORG, wish.token, None, ()))
+    before = await world.snapshot()
+    await world.gate.note_release(ORG, "token-2", wish.token, 0, wish.placement, DAY, world.roster.width, b"")
+    assert await world.gate.settle(Settlement(ORG, "token-2", None, ())) is SettleOutcome.SETTLED
+    assert await world.snapshot() == before

@@ -1,0 +1,78 @@
+"""An entry of a stream is in exactly one place: waiting, due later, dead, or gone; and an event comes in once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lua.world import ORG, World
+
+GROUP = "workers"
+
+
+async def _entry(world: World, event: str = "event-1") -> tuple[str, str]:
+    """A stream with one entry that a consumer has read; (stream, entry id)."""
+    stream = world.keys.stream("crm")
+    entry_id = await world.redis.xadd(stream, {"event": event, "attempt": "1"})
+    await world.redis.xgroup_create(stream, GROUP, id="0")
+    await world.redis.xreadgroup(GROUP, "c", {stream: ">"})
+    return stream, entry_id.decode()
+
+
+async def _left(world: World, stream: str) -> tuple[int, int]:
+    """(entries in the stream, entries read and not acknowledged)."""
+    pending = await world.redis.xpending(stream, GROUP)
+    return await world.redis.xlen(stream), pending["pending"]
+
+
+@pytest.mark.outcome("accept_event", "accepted", "duplicate")
+async def test_an_event_is_accepted_once(world: World) -> None:
+    mark, stream = world.keys.accepted(ORG, "event-1"), world.keys.stream("calendar-events")
+    accepted = [await world.scripts.accept_event(mark, stream, 60_000, "body") for _ in range(3)]
+    assert accepted == [True, False, False]
+    assert (await world.snapshot())[stream] == [{b"event": b"body", b"attempt": b"1"}]
+    assert 0 < await world.redis.pttl(mark) <= 60_000
+
+
+@pytest.mark.outcome("finish_entry", "finished", "absent")
+async def test_a_finished_entry_is_acknowledged_and_gone(world: World) -> None:
+    stream, entry_id = await _entry(world)
+    assert await world.scripts.finish_entry(stream, GROUP, [entry_id, "1-1"]) == 1
+    assert await _left(world, stream) == (0, 0)
+    assert await world.scripts.finish_entry(stream, GROUP, [entry_id]) == 0
+
+
+@pytest.mark.outcome("retry_later", "scheduled", "absent")
+@pytest.mark.outcome("move_due", "moved", "idle")
+async def test_a_retry_waits_until_it_is_due_and_comes_back_with_its_attempt(world: World) -> None:
+    stream, entry_id = await _entry(world, "1 2 3")
+    due = world.keys.due("crm")
+    assert await world.scripts.move_due(stream, due, 10) == (0, -1)
+    assert await world.scripts.retry_later(stream, due, GROUP, entry_id, 60_000, "1 2 3", 2)
+    assert await _left(world, stream) == (0, 0)
+    moved, wait_ms = await world.scripts.move_due(stream, due, 10)
+    assert moved == 0
+    assert 0 < wait_ms <= 60_000
+    await world.redis.zadd(due, {"2 1 2 3": 1})  # time passes
+    assert await world.scripts.move_due(stream, due, 10) == (1, -1)
+    (entry,) = (await world.snapshot())[stream]
+    assert entry == {b"event": b"1 2 3", b"attempt": b"2"}
+    assert not await world.scripts.retry_later(stream, due, GROUP, entry_id, 0, "1 2 3", 2)
+    assert await world.redis.zcard(due) == 0
+
+
+@pytest.mark.outcome("move_due", "moved")
+async def test_no_more_are_moved_than_asked_for_and_the_earliest_first(world: World) -> None:
+    stream, due = world.keys.stream("crm"), world.keys.due("crm")
+    await world.redis.zadd(due, {"2 b": 2, "2 a": 1, "2 c": 3})
+    assert await world.scripts.move_due(stream, due, 2) == (2, 0)
+    assert [entry[b"event"] for entry in (await world.snapshot())[stream]] == [b"a", b"b"]
+
+
+@pytest.mark.outcome("bury_entry", "buried", "absent")
+async def test_a_buried_entry_lies_among_the_dead_letters_once(world: World) -> None:
+    stream, entry_id = await _entry(world)
+    dead = world.keys.dead("crm")
+    assert await world.scripts.bury_entry(stream, dead, GROUP, entry_id, "event-1", 12, "HTTP 400")
+    assert not await world.scripts.bury_entry(stream, dead, GROUP, entry_id, "event-1", 12, "HTTP 400")
+    assert await _left(world, stream) == (0, 0)
+    assert (await world.snapshot())[dead] == [{b"event": b"event-1", b"attempts": b"12", b"error": b"HTTP 400"}]
