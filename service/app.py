@@ -7,7 +7,7 @@ what is tested is what runs.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -79,7 +79,7 @@ class Services:
 @asynccontextmanager
 async def open_services(
     settings: Settings, *, clock: Clock | None = None, metrics: Metrics | None = None
-) -> AsyncIterator[Services]:
+) -> AsyncGenerator[Services]:
     """Build the objects of one process; on the way out wait for work under way, then close what was opened.
 
     Needs `database_url` and `redis_url` in the settings. Raises ConfigurationError or Unavailable.
@@ -111,12 +111,7 @@ async def open_services(
         grid = GridStore(redis, scripts, shards)
         roster_store = RosterStore(
             database,
-            DefaultSlot(
-                settings.default_appointment_duration_minutes,
-                settings.slot_interval_minutes,
-                timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
-                settings.max_booking_days_ahead,
-            ),
+            default_slot(settings),
         )
         appointments = AppointmentStore(database)
         rosters = Rosters(roster_store, grid, clock)
@@ -164,8 +159,19 @@ async def open_services(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),
             tasks=tasks,
-            chance=random.Random(),  # noqa: S311  jitter, not a secret
+            chance=random.Random(),
         )
+
+
+def default_slot(settings: Settings) -> DefaultSlot:
+    """The slot that is offered where no calendar says otherwise."""
+    return DefaultSlot(
+        duration=settings.default_appointment_duration_minutes,
+        interval=settings.slot_interval_minutes,
+        buffer_after=settings.slot_buffer_minutes,
+        min_notice_minutes=timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
+        max_days_ahead=settings.max_booking_days_ahead,
+    )
 
 
 async def _check_eviction(redis: Redis) -> None:

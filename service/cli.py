@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from service.app import Services, open_services
+from service.app import Services, default_slot, open_services
 from service.config import Settings
 from service.errors import BookingError, ConfigurationError
 from service.logs import configure_logging
@@ -154,7 +154,7 @@ def seed() -> None:
         database = Database(settings.database_url or "")
         await database.open()
         try:
-            return await load_sample(database, settings)
+            return await load_sample(database, default_slot(settings))
         finally:
             await database.close()
 

@@ -95,9 +95,7 @@ class Settings:
     crm_port: int = _setting("CRM_PORT", 3002, _PORT, "TCP port", "Where the mock CRM listens.")
     auth_port: int = _setting("AUTH_PORT", 3003, _PORT, "TCP port", "Where the mock auth service listens.")
     host: str = _setting("HOST", "127.0.0.1", _text, "address", "The address the API and the mocks bind to.")
-    data_dir: Path = _setting(
-        "DATA_DIR", Path(".data"), Path, "folder", "Where the embedded servers keep their data."
-    )
+    data_dir: Path = _setting("DATA_DIR", Path(".data"), Path, "folder", "Where the embedded servers keep their data.")
     workers: int = _setting("WORKERS", 2, _integer(1, 64), "processes", "How many API processes share the port.")
     database_url: str | None = _setting(
         "DATABASE_URL", None, _url("postgres", "postgresql"), "URL", "A Postgres to use instead of the embedded one."
@@ -112,9 +110,7 @@ class Settings:
     calendar_api_url: str | None = _setting(
         "CALENDAR_API_URL", None, _HTTP, "URL", "The external calendar to use instead of the mock."
     )
-    crm_webhook_url: str | None = _setting(
-        "CRM_WEBHOOK_URL", None, _HTTP, "URL", "The CRM to use instead of the mock."
-    )
+    crm_webhook_url: str | None = _setting("CRM_WEBHOOK_URL", None, _HTTP, "URL", "The CRM to use instead of the mock.")
     auth_service_url: str | None = _setting(
         "AUTH_SERVICE_URL", None, _HTTP, "URL", "The auth service to use instead of the mock."
     )

@@ -16,9 +16,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 def configure_logging(level: str, fmt: str, process: str) -> None:
     """Send structlog and the standard library's logging to stderr as `fmt` (json or console) from `level` on."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    renderer: Processor = (
-        structlog.processors.JSONRenderer() if fmt == "json" else structlog.dev.ConsoleRenderer()
-    )
+    renderer: Processor = structlog.processors.JSONRenderer() if fmt == "json" else structlog.dev.ConsoleRenderer()
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

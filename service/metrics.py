@@ -57,7 +57,10 @@ class Metrics:
             "booking_grid_differences_total", "Cells and counts in which the grid differed from Postgres.", registry=r
         )
         self.deliveries = Counter(
-            "booking_deliveries_total", "Delivery attempts by what came of them.", ["destination", "outcome"], registry=r
+            "booking_deliveries_total",
+            "Delivery attempts by what came of them.",
+            ["destination", "outcome"],
+            registry=r,
         )
         self.delivery_seconds = Histogram(
             "booking_delivery_attempt_duration_seconds",

@@ -24,8 +24,8 @@ from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
 from service.api.webhooks import WebhookRoutes
 from service.app import Services, open_services
-from service.config import Settings
 from service.claims.connection import connect
+from service.config import Settings
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
 from service.mocks.server import ALL, run_mocks

@@ -33,7 +33,7 @@ _STEADY_S = 10.0  # who lived that long is replaced without delay
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.1, 5.0
 _START_TIMEOUT_S = 60.0
 _STOP_BUDGET_S = 9.0  # for everything together
-_LATER_STAGES_S = 3.0  # of it, kept for the stages whose turn is still to come
+_LATER_STAGE_S = 2.0  # of it, kept for each stage whose turn is still to come
 _ANOTHER_CTRL_C_S = 0.5  # sooner, it is the same one delivered twice (a shell's group, `timeout`)
 
 
@@ -206,14 +206,12 @@ class Supervisor:
         deadline = time.monotonic() + _STOP_BUDGET_S
         while self._stages:
             stage = self._stages.pop()
-            kept = _LATER_STAGES_S if self._stages else 0.0
+            kept = _LATER_STAGE_S * len(self._stages)
             self._stop(stage, max(deadline - time.monotonic() - kept, 0.0))
         self._say("stopped")
 
     def _stop(self, stage: Sequence[_Member], timeout_s: float) -> None:
         for member in stage:
-            if member.steps is not None:
-                member.steps.close()
             member.steps = member.thing.stopping(timeout_s)
         while any(member.steps for member in stage):
             for member in stage:

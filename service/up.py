@@ -1,4 +1,4 @@
-"""`booking up` and `booking serve`: which processes there are, in which order they start, and what is said when they have.
+"""`booking up` and `booking serve`: which processes there are, and in which order they start.
 
 Servers first, then migrations and sample data, then the mocks and the worker, then the API, which is ready
 when it can book.
@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from prometheus_client.multiprocess import mark_process_dead
+import prometheus_client.multiprocess
 
+from service.app import default_slot
 from service.config import Settings
 from service.db.connection import Database
 from service.db.migrate import migrate
@@ -95,7 +97,7 @@ async def prepare(settings: Settings) -> None:
     database = Database(url)
     await database.open()
     try:
-        if await load_sample(database, settings):
+        if await load_sample(database, default_slot(settings)):
             say("sample data loaded")
     finally:
         await database.close()
@@ -106,7 +108,9 @@ def listen(settings: Settings) -> socket.socket:
     try:
         listening = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
     except OSError as problem:
-        raise ConfigurationError(f"PORT: cannot listen on {settings.host}:{settings.port}: {problem.strerror}") from None
+        raise ConfigurationError(
+            f"PORT: cannot listen on {settings.host}:{settings.port}: {problem.strerror}"
+        ) from None
     listening.setblocking(False)
     return listening
 
@@ -159,7 +163,8 @@ def child_environment(settings: Settings, metrics_dir: Path) -> dict[str, str]:
 
 def forget_process(pid: int, metrics_dir: Path) -> None:
     """Take a dead process's live gauges out of the sum."""
-    mark_process_dead(pid, str(metrics_dir))  # type: ignore[no-untyped-call]
+    multiprocess: Any = prometheus_client.multiprocess  # untyped
+    multiprocess.mark_process_dead(pid, str(metrics_dir))
 
 
 def is_ready(settings: Settings) -> bool:

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import redis
 
-from service.app import Services, open_services
+from service.app import Services, default_slot, open_services
 from service.config import Settings
 from service.db.connection import Database
 from service.db.migrate import migrate
@@ -66,7 +66,7 @@ async def template_database(postgres_server: EmbeddedPostgres) -> str:
     await migrate(url)
     database = Database(url)
     await database.open()
-    await load_sample(database, Settings())
+    await load_sample(database, default_slot(Settings()))
     await database.close()
     return name
 

@@ -52,8 +52,8 @@ class Call:
 
     def header(self, name: str) -> str | None:
         """A request header, or None."""
-        value: str | None = self.request.headers.get(name)
-        return value
+        headers: Any = self.request.headers
+        return headers.get(name)
 
 
 Handler = Callable[[Call], Awaitable[HTTPResponse]]
@@ -150,13 +150,13 @@ class Edge:
             except PayloadTooLarge as problem:
                 body_problem = problem
         if route.scope is not None:
-            key = request.headers.get("x-api-key") or _bearer(request.headers.get("authorization"))
+            key = call.header("x-api-key") or _bearer(call.header("authorization"))
             call.caller = await self._authenticate(key, request.remote_addr or request.ip, call.correlation_id)
             call.caller.require(route.scope)
         if body_problem is not None:
             raise body_problem
         if call.body and route.body is not None:
-            _check_media_type(request.headers.get("content-type"))
+            _check_media_type(call.header("content-type"))
         call.query = query_of(request.args, known)
         if call.caller is not None and not route.counts_itself:
             await self.admit(call)
@@ -239,7 +239,7 @@ class Edge:
 
 def correlation_of(request: Any) -> str:
     """The request's correlation id: the client's, else the trace id of a valid `traceparent`, else a new one."""
-    headers = getattr(request, "headers", None) or {}
+    headers: Any = getattr(request, "headers", None) or {}
     given = correlation_id(headers.get("x-correlation-id"))
     if given is not None:
         return given

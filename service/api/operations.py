@@ -30,9 +30,7 @@ class OperationRoutes:
         ]
 
     @staticmethod
-    def _route(
-        path: str, name: str, summary: str, handler: Handler, errors: tuple[int, ...] = ()
-    ) -> Route:
+    def _route(path: str, name: str, summary: str, handler: Handler, errors: tuple[int, ...] = ()) -> Route:
         health = HealthShape if name in ("livez", "readyz", "health") else None
         return Route(
             method="GET",

@@ -112,7 +112,7 @@ def timezone_name(field: str, text: str) -> str:
 
 
 def instant(field: str, value: datetime, timezone: str | None) -> datetime:
-    """A body's time as a UTC instant; one without offset is wall-clock time of the named zone. Raises InvalidRequest."""
+    """A body's time in UTC; one without offset is wall-clock time of the named zone. Raises InvalidRequest."""
     try:
         if value.tzinfo is not None:
             return value.astimezone(UTC)
@@ -153,10 +153,10 @@ def query_word(field: str, text: str, words: Sequence[str]) -> str:
 def query_of(args: Any, known: frozenset[str]) -> dict[str, str]:
     """The query's parameters, each once. Raises InvalidRequest for one that is unknown, repeated or holds a NUL."""
     found: dict[str, str] = {}
-    for name, value in args.items():
-        values: list[str] = value if isinstance(value, list) else [value]
+    every: dict[str, list[str]] = dict(args)  # Sanic keeps a list a parameter
+    for name, values in every.items():
         if name not in known:
-            raise InvalidRequest([(str(name)[:64], "is not a known parameter")])
+            raise InvalidRequest([(name[:64], "is not a known parameter")])
         if len(values) != 1:
             raise InvalidRequest([(name, "is given more than once")])
         if "\0" in values[0]:

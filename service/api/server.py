@@ -95,7 +95,7 @@ async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None
             connection.close_if_idle()
         loop = asyncio.get_running_loop()
         until = loop.time() + GRACEFUL_S
-        while connections and loop.time() < until:
+        while connections and loop.time() < until:  # noqa: ASYNC110  Sanic has no event for its last connection
             await asyncio.sleep(0.02)
         for connection in list(connections):
             connection.abort()

@@ -77,12 +77,8 @@ class WebhookRoutes:
         if len(identity) > LONGEST_ID or not identity.isprintable():
             raise InvalidRequest([("event_id", f"must be 1 to {LONGEST_ID} printable characters")])
         _check(event)
-        await self._tasks.run(
-            self._accept(call.who.org, identity, event.event_type, call.body, call.correlation_id)
-        )
-        return HTTPResponse(
-            orjson.dumps({"received": True, "event_id": identity}), content_type="application/json"
-        )
+        await self._tasks.run(self._accept(call.who.org, identity, event.event_type, call.body, call.correlation_id))
+        return HTTPResponse(orjson.dumps({"received": True, "event_id": identity}), content_type="application/json")
 
     async def state(self, call: Call) -> HTTPResponse:
         """GET /api/webhooks/events/{event_id}"""

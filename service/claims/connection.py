@@ -32,10 +32,11 @@ def connect(url: str, *, timeout_s: float | None = REQUEST_TIMEOUT_S, connection
     }
     if not url.startswith("unix"):
         options["socket_connect_timeout"] = REQUEST_TIMEOUT_S
-    return Redis.from_pool(BlockingConnectionPool.from_url(url, **options))
+    pool: Any = BlockingConnectionPool  # redis-py leaves from_url's options untyped
+    return Redis.from_pool(pool.from_url(url, **options))
 
 
-async def refuse_eviction(redis: Redis) -> str | None:
+async def refuse_eviction(redis: Any) -> str | None:
     """Raise ConfigurationError when the server evicts keys, for an evicted claim is a double booking's first half.
 
     Returns a warning for the log when the server does not let us ask.

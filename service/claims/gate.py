@@ -7,7 +7,6 @@ the script's arrays happens here and nowhere else.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ MOST_IN_ONE_CALL = 128
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a request is counted against: the API key's id, its limit in the window (0: none) and the window's length."""
+    """What a request is counted against: the API key's id, its limit a window (0: none), the window's length."""
 
     key_id: str
     limit: int
@@ -49,7 +48,7 @@ class RateState:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An idempotency key being begun: the client's key, the request's fingerprint (32 hex digits), the owner's token."""
+    """An idempotency key being begun: the client's key, the fingerprint (32 hex digits), the owner's token."""
 
     key: str
     fingerprint: str
@@ -100,7 +99,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A committed change: the pending token to drop, the event ('org appointment sequence') and its streams, the answer."""
+    """A committed change: the token to drop, the event ('org appointment sequence'), its streams, the answer."""
 
     org: int
     token: str | None
@@ -211,7 +210,7 @@ class Gate:
         ]
         try:
             await self._scripts.note_release(self._shards.of(org).pending, token, entry, considered)
-        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+        except (TimeoutError, RedisError, OSError) as problem:
             raise _unavailable(problem) from problem
 
     async def drain(self) -> None:
@@ -225,7 +224,7 @@ class Gate:
         packed = [self._pack_admission(keys, names, item) for item in items]
         try:
             return await self._scripts.claim_slot(names.names, self._claim_ttl_ms, packed)
-        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+        except (TimeoutError, RedisError, OSError) as problem:
             raise _unavailable(problem) from problem
 
     def _pack_admission(self, keys: Keys, name: _KeyList, item: Admission) -> list[object]:
@@ -304,7 +303,7 @@ class Gate:
             packed.append([item.token or False, item.event or False, streams, answer])
         try:
             return await self._scripts.settle_claim(name.names, self._answer_ttl_ms, packed)
-        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+        except (TimeoutError, RedisError, OSError) as problem:
             raise _unavailable(problem) from problem
 
     async def _release(self, keys: Keys, items: list[Release]) -> Sequence[ReleaseOutcome]:
@@ -330,7 +329,7 @@ class Gate:
             )
         try:
             return await self._scripts.release_claim(name.names, packed)
-        except (RedisError, OSError, asyncio.TimeoutError) as problem:
+        except (TimeoutError, RedisError, OSError) as problem:
             raise _unavailable(problem) from problem
 
 

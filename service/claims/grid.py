@@ -7,8 +7,7 @@ only if nothing was settled, released or repaired there since.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
@@ -52,7 +51,7 @@ _decode_entry = msgspec.msgpack.Decoder(PendingEntry).decode
 
 @dataclass(frozen=True, slots=True)
 class PlanesRead:
-    """Days of the grid as read: per day (open, occupied) planes or None where unknown, full rows by local day or None."""
+    """Days of the grid as read: (open, occupied) planes a day, full rows by local day; None where unknown."""
 
     days: list[tuple[bytes, bytes] | None]
     full: dict[int, bytes | None]
@@ -60,7 +59,7 @@ class PlanesRead:
 
 @dataclass(frozen=True, slots=True)
 class ColumnState:
-    """What Postgres says of one coach on one day: 288-bit integers, the day's count, and 'appointment:cell' of all in them."""
+    """What Postgres says of a coach-day: 288-bit integers, the day's count, 'appointment:cell' of all in them."""
 
     open: int
     occupied: int
@@ -69,15 +68,15 @@ class ColumnState:
 
 
 class GridStore:
-    """Reads and writes of the grid, one organization at a time. Every method raises Unavailable when Redis is not there."""
+    """Reads and writes of the grid, one organization at a time. Raises Unavailable when Redis is not there."""
 
     def __init__(self, redis: Redis, scripts: Scripts, shards: Shards) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # redis-py types both its clients at once: awaitable or not
         self._scripts = scripts
         self._shards = shards
 
     async def publish(self, roster: Roster, deficits: Sequence[int], days: range) -> tuple[PublishOutcome, int]:
-        """Put a roster beside its grid; `days` are those to drop when the row width changed. Returns its revision too."""
+        """Put a roster beside its grid, dropping `days` when the row width changed; also returns its revision."""
         keys = self._shards.of(roster.org)
         org = roster.org
         columns = roster.width * 8
@@ -94,7 +93,14 @@ class GridStore:
         names = [keys.roster(org), keys.scores(org), keys.limits(org), keys.deficits(org)]
         for day in days:
             names += [keys.open(org, day), keys.occupied(org, day), keys.full(org, day), keys.counts(org, day)]
-        arguments = [roster.version, roster.width, packed_u32(scores), packed_u16(limits), packed_i32(deficits), *fields]
+        arguments = [
+            roster.version,
+            roster.width,
+            packed_u32(scores),
+            packed_u16(limits),
+            packed_i32(deficits),
+            *fields,
+        ]
         async with _redis_errors():
             return await self._scripts.publish_roster(names, arguments)
 
@@ -111,7 +117,7 @@ class GridStore:
         names += [keys.occupied(org, day) for day in days]
         names += [keys.full(org, day) for day in local_days]
         async with _redis_errors():
-            values: list[bytes | None] = await self._redis.mget(names)
+            values: list[Any] = list(await self._redis.mget(names))
         count = len(days)
         planes: list[tuple[bytes, bytes] | None] = []
         for open_plane, occupied in zip(values[:count], values[count : 2 * count], strict=True):
@@ -122,7 +128,7 @@ class GridStore:
         """Appointments and claims of each column on a local day, or None where unknown."""
         keys = self._shards.of(org)
         async with _redis_errors():
-            value: bytes | None = await self._redis.get(keys.counts(org, local_day))
+            value: Any = await self._redis.get(keys.counts(org, local_day))
         if value is None:
             return None
         return [int.from_bytes(value[2 * c : 2 * c + 2], "big") for c in range(columns)]
@@ -132,9 +138,7 @@ class GridStore:
         keys = self._shards.of(org)
         async with _redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             for day in days:
-                pipe.exists(
-                    keys.open(org, day), keys.occupied(org, day), keys.full(org, day), keys.counts(org, day)
-                )
+                pipe.exists(keys.open(org, day), keys.occupied(org, day), keys.full(org, day), keys.counts(org, day))
             present: list[int] = await pipe.execute()
         return [day for day, count in zip(days, present, strict=True) if count < 4]
 
@@ -223,8 +227,8 @@ class GridStore:
     async def deficits(self, org: int, columns: int) -> list[int]:
         """What each column is owed, in millionths of an appointment."""
         async with _redis_errors():
-            value: bytes = await self._redis.get(self._shards.of(org).deficits(org)) or b""
-        value = value.ljust(columns * 4, b"\0")
+            found: Any = await self._redis.get(self._shards.of(org).deficits(org))
+        value: bytes = (found or b"").ljust(columns * 4, b"\0")
         return [int.from_bytes(value[4 * c : 4 * c + 4], "big", signed=True) for c in range(columns)]
 
     async def set_deficits(self, org: int, units: Mapping[int, int]) -> bool:
@@ -246,7 +250,7 @@ class GridStore:
         found: dict[str, PendingEntry] = {}
         for keys in self._shards.all:
             async with _redis_errors():
-                entries: dict[bytes, bytes] = await self._redis.hgetall(keys.pending)  # type: ignore[misc]  redis-py types both clients at once
+                entries: dict[bytes, bytes] = await self._redis.hgetall(keys.pending)
             found.update({token.decode(): _decode_entry(packed) for token, packed in entries.items()})
         return found
 
@@ -272,8 +276,8 @@ def whole(plane: bytes, width: int) -> bool:
 
 
 @asynccontextmanager
-async def _redis_errors() -> AsyncIterator[None]:
+async def _redis_errors() -> AsyncGenerator[None]:
     try:
         yield
-    except (RedisError, OSError, asyncio.TimeoutError) as problem:
+    except (TimeoutError, RedisError, OSError) as problem:
         raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem

@@ -73,7 +73,7 @@ class PublishOutcome(StrEnum):
 
 
 class ClaimReply(msgspec.Struct, frozen=True, array_like=True):
-    """One item's reply: the outcome, where the key stands in its window, and two values whose meaning the outcome gives."""
+    """One item's reply: the outcome, where the key stands in its window, two values the outcome gives meaning to."""
 
     outcome: ClaimOutcome
     rate_count: int
@@ -122,12 +122,12 @@ class Scripts:
     )
 
     def __init__(self, redis: Redis, folder: Path | None = None) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # redis-py leaves execute_command untyped
         self._sources: dict[str, tuple[str, bytes]] = {}
         for file in sorted((folder or script_folder()).glob("*.lua")):
             source = file.read_bytes()
             self._sources[file.stem] = (hashlib.sha1(source).hexdigest(), source)  # noqa: S324  Redis' own name for it
-        if set(self._sources) != self.METHODS:
+        if self._sources.keys() != self.METHODS:
             odd = ", ".join(sorted(set(self._sources) ^ self.METHODS))
             raise ConfigurationError(f"lua/: scripts and methods do not match: {odd}")
 
@@ -147,9 +147,7 @@ class Scripts:
             for reply in replies
         ]
 
-    async def settle_claim(
-        self, keys: Sequence[Key], answer_ttl_ms: int, items: Sequence[Any]
-    ) -> list[SettleOutcome]:
+    async def settle_claim(self, keys: Sequence[Key], answer_ttl_ms: int, items: Sequence[Any]) -> list[SettleOutcome]:
         """Settle a batch of committed changes."""
         outcomes = await self._run("settle_claim", keys, [_encode([answer_ttl_ms, items])])
         return [SettleOutcome(outcome.decode()) for outcome in outcomes]

@@ -77,7 +77,7 @@ class BookingCommitter:
         self._batcher: Batcher[NewBooking, Committed] = Batcher(self._commit, most=most, observe=observe)
         self._connection: Any = None
         self._prepared: Any = None
-        self._chance = random.Random()  # noqa: S311  jitter, not a secret
+        self._chance = random.Random()
 
     async def commit(self, booking: NewBooking) -> Committed:
         """Write one booking. Raises Unavailable (nothing written) or OutcomeUnknown (ask again with the same id)."""

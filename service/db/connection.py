@@ -7,7 +7,7 @@ server too instead of holding its locks after we gave up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -93,7 +93,7 @@ class Database:
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 5)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 self._pool.terminate()
 
     async def fetch(self, name: str, *arguments: Any) -> list[Any]:
@@ -112,13 +112,13 @@ class Database:
             return await connection.fetch(statement(name), *arguments)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self) -> AsyncGenerator[Any]:
         """A transaction on a connection of the pool. Raises like `write`."""
         async with self.writing() as connection, connection.transaction():
             yield connection
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[Any]:
+    async def _reading(self) -> AsyncGenerator[Any]:
         try:
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 yield connection
@@ -126,7 +126,7 @@ class Database:
             raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Any]:
+    async def writing(self) -> AsyncGenerator[Any]:
         """A connection for a statement that writes; what was lost on the way is reported as unknown."""
         try:
             connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)

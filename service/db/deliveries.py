@@ -128,9 +128,7 @@ class IncomingStore:
 
     async def accept(self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str) -> bool:
         """Keep an event; False when its identity is known already."""
-        return bool(
-            await self._database.write("accept_webhook_event", org, event_id, event_type, body, correlation_id)
-        )
+        return bool(await self._database.write("accept_webhook_event", org, event_id, event_type, body, correlation_id))
 
     async def get(self, org: int, event_id: str) -> IncomingEvent | None:
         """One event of the organization, or None."""

@@ -13,7 +13,7 @@ from service.db.connection import Database
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A stored key: its organization, scopes, limit a window (None: the setting decides, 0: none) and where it came from."""
+    """A stored key: its organization, scopes, limit a window (None: the setting decides, 0: none) and source."""
 
     org: int
     key_id: UUID

@@ -42,9 +42,7 @@ async def migrate(url: str) -> list[str]:
                 continue
             async with connection.transaction():
                 await connection.execute(sql, timeout=600)
-                await connection.execute(
-                    "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", number, name
-                )
+                await connection.execute("INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", number, name)
             applied.append(name)
     finally:
         await connection.close()

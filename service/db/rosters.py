@@ -11,7 +11,7 @@ from service.db.connection import Database
 from service.domain.assignment import APPOINTMENT_UNITS, Strategy, deficit_deltas, unpack_considered
 from service.domain.calendar import Calendar, Coach, Roster
 from service.domain.grid import cell_of, day_start, row_bytes
-from service.domain.schedule import WeeklySchedule, Window
+from service.domain.schedule import Week, WeeklySchedule, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class DefaultSlot:
 
     duration: int
     interval: int
+    buffer_after: int
     min_notice_minutes: int
     max_days_ahead: int
 
@@ -104,8 +105,9 @@ class RosterStore:
         wanted = None if columns is None else list(columns)
         windows: dict[int, list[list[Window]]] = {}
         for row in await self._database.fetch("weekly_windows", roster.org, wanted):
-            week = windows.setdefault(row["coach_no"], [[] for _ in range(7)])
-            week[row["weekday"]].append(Window(row["start_minute"], row["end_minute"]))
+            column: int = row["coach_no"]
+            weekday: int = row["weekday"]
+            windows.setdefault(column, _empty_week())[weekday].append(Window(row["start_minute"], row["end_minute"]))
         overrides: dict[int, dict[date, tuple[Window, ...]]] = {}
         first, last = day_start(first_day - 2).date(), day_start(last_day + 2).date()
         for row in await self._database.fetch("schedule_overrides", roster.org, wanted, first, last):
@@ -116,7 +118,7 @@ class RosterStore:
         return {
             coach.column: WeeklySchedule(
                 timezone=coach.timezone,
-                weekly=tuple(tuple(day) for day in windows.get(coach.column, [[] for _ in range(7)])),
+                weekly=_week(windows.get(coach.column, _empty_week())),
                 overrides=overrides.get(coach.column, {}),
             )
             for coach in roster.coaches
@@ -131,7 +133,9 @@ class RosterStore:
         for row in await self._database.fetch("closed_periods", roster.org, wanted, start, end):
             closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
         placements = [
-            CoachDay(row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]), cell_of(row["occupied_to"]))
+            CoachDay(
+                row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]), cell_of(row["occupied_to"])
+            )
             for row in await self._database.fetch("live_placements", roster.org, wanted, start, end)
         ]
         counted = [
@@ -150,6 +154,15 @@ class RosterStore:
             for column, delta in deficit_deltas(row["coach_no"], considered).items():
                 owed[column] = owed.get(column, 0) + delta
         return owed
+
+
+def _empty_week() -> list[list[Window]]:
+    return [[] for _ in range(7)]
+
+
+def _week(days: list[list[Window]]) -> Week:
+    monday, tuesday, wednesday, thursday, friday, saturday, sunday = (tuple(day) for day in days)
+    return monday, tuesday, wednesday, thursday, friday, saturday, sunday
 
 
 def _coach(row: Any) -> Coach:

@@ -5,15 +5,14 @@ Loaded once: where the organization exists already nothing is touched, whatever 
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import uuid_utils
 
-from service.config import Settings
 from service.db.connection import Database
 from service.db.keys import hash_of
+from service.db.rosters import DefaultSlot
 
 _COACHES = [
     ("coach-1", "Alice Johnson", "alice@example.com", 850_000),
@@ -41,8 +40,11 @@ _KEYS = [
 SAMPLE_ORGANIZATION = "demo"
 
 
-async def load_sample(database: Database, settings: Settings) -> bool:
-    """Load the sample data in one transaction; False when it was there. Raises Unavailable."""
+async def load_sample(database: Database, usual: DefaultSlot) -> bool:
+    """Load the sample data in one transaction, with the usual notice, horizon and buffer; False when it was there.
+
+    Raises Unavailable.
+    """
     async with database.transaction() as connection:
         org = await connection.fetchval(
             "INSERT INTO organizations (name) VALUES ($1) ON CONFLICT DO NOTHING RETURNING org_id",
@@ -64,14 +66,13 @@ async def load_sample(database: Database, settings: Settings) -> bool:
                 [(org, column, weekday, *_HOURS) for weekday in _WORKDAYS],
             )
         for number, (calendar_id, name, minutes, team) in enumerate(_CALENDARS, 1):
-            await _add_calendar(connection, settings, org, number, calendar_id, name, minutes)
+            await _add_calendar(connection, usual, org, number, calendar_id, name, minutes)
             await connection.executemany(
                 "INSERT INTO calendar_coaches (org_id, calendar_no, coach_no) VALUES ($1, $2, $3)",
                 [(org, number, columns[coach_id]) for coach_id in team],
             )
         await connection.executemany(
-            "INSERT INTO api_keys (org_id, key_id, key_hash, name, scopes, rate_limit)"
-            " VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO api_keys (org_id, key_id, key_hash, name, scopes, rate_limit) VALUES ($1, $2, $3, $4, $5, $6)",
             [
                 (org, UUID(int=uuid_utils.uuid7().int), hash_of(key), name, scopes, limit)
                 for key, name, scopes, limit in _KEYS
@@ -81,12 +82,12 @@ async def load_sample(database: Database, settings: Settings) -> bool:
 
 
 async def _add_calendar(
-    connection: Any, settings: Settings, org: int, number: int, calendar_id: str, name: str, minutes: int
+    connection: Any, usual: DefaultSlot, org: int, number: int, calendar_id: str, name: str, minutes: int
 ) -> None:
     await connection.execute(
         "INSERT INTO calendars (org_id, calendar_no, calendar_id, name, slot_duration, slot_interval, buffer_after,"
         " min_notice_minutes, max_days_ahead) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        *(org, number, calendar_id, name, minutes, _INTERVAL, settings.slot_buffer_minutes),
-        timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
-        settings.max_booking_days_ahead,
+        *(org, number, calendar_id, name, minutes, _INTERVAL, usual.buffer_after),
+        usual.min_notice_minutes,
+        usual.max_days_ahead,
     )

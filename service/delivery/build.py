@@ -132,9 +132,7 @@ def build_worker(
         for stream in streams[name]:
             reads.append(Loop(f"read {name}", partial(consume, stream, work)))
             reads.append(Loop(f"reclaim {name}", partial(reclaim, stream, work)))
-    overdue = Overdue(
-        store=incoming, roster_store=roster_store, streams=streams[INCOMING_STREAM], clock=clock
-    )
+    overdue = Overdue(store=incoming, roster_store=roster_store, streams=streams[INCOMING_STREAM], clock=clock)
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
@@ -144,9 +142,7 @@ def build_worker(
     ]
     if times.calendar_sync_s:
         periodic.append(every("calendar sync", times.calendar_sync_s, sync_calendars))
-    return Worker(
-        reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance
-    )
+    return Worker(reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance)
 
 
 async def _fill(roster_store: RosterStore, keeper: GridKeeper) -> None:

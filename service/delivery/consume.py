@@ -8,7 +8,7 @@ from typing import Protocol
 from service.delivery.patience import stopped_within
 from service.delivery.stream import Entry, Stream
 
-BLOCK_MS = 500
+BLOCK_MS = 250
 MOST_READ = 32
 
 

@@ -66,8 +66,7 @@ class Dispatcher:
         self._recording: Batcher[DeliveryRecord, None] = Batcher(self._record, most=MOST_AT_ONCE)
         self._seconds = metrics.delivery_seconds.labels(destination.name)
         self._counted = {
-            state: metrics.deliveries.labels(destination.name, state)
-            for state in ("delivered", "retrying", "dead")
+            state: metrics.deliveries.labels(destination.name, state) for state in ("delivered", "retrying", "dead")
         }
 
     async def room(self) -> int:
@@ -99,9 +98,7 @@ class Dispatcher:
             self._chance,
         )
         for entry, ref in wanted:
-            await self._under_way.start(
-                _place(stream, entry), self._deliver(stream, entry, ref, found.get(ref))
-            )
+            await self._under_way.start(_place(stream, entry), self._deliver(stream, entry, ref, found.get(ref)))
 
     async def drain(self, timeout_s: float) -> int:
         """Let attempts end for a while; what is left stays pending and is reclaimed. How many that was."""
@@ -126,9 +123,7 @@ class Dispatcher:
             told = await self._destination.tell(due)
         except Exception as problem:
             # A fault of ours in one event: it must neither stop the others nor be tried for ever.
-            _log.exception(
-                "attempt broke", destination=self._destination.name, event_id=due.event.ref.event_id
-            )
+            _log.exception("attempt broke", destination=self._destination.name, event_id=due.event.ref.event_id)
             return Told(outcome=Outcome.FAILED, error=f"the attempt broke: {type(problem).__name__}")
         if told.called:
             self._seconds.observe(asyncio.get_running_loop().time() - began)
@@ -171,9 +166,7 @@ class Dispatcher:
             )
             await stream.later(entry, delay_ms, attempt + 1)
         else:
-            _log.error(
-                "delivery dead", destination=record.destination, event_id=ref.event_id, error=told.error
-            )
+            _log.error("delivery dead", destination=record.destination, event_id=ref.event_id, error=told.error)
             await stream.bury(entry, attempt, told.error or "")
 
     async def _missing(self, stream: Stream, entry: Entry) -> None:

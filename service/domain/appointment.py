@@ -136,6 +136,4 @@ def confirm(appointment: Appointment, now: datetime) -> Appointment:
             f"the appointment is {appointment.status.value} and cannot be confirmed",
             details={"status": appointment.status.value},
         )
-    return msgspec.structs.replace(
-        appointment, version=appointment.version + 1, updated_at=now, confirmed_at=now
-    )
+    return msgspec.structs.replace(appointment, version=appointment.version + 1, updated_at=now, confirmed_at=now)

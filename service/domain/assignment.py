@@ -83,14 +83,16 @@ def choose(strategy: Strategy, candidates: Sequence[Candidate]) -> Decision:
         return Decision(
             best.column,
             tuple(
-                Considered(c.column, APPOINTMENT_UNITS if c.column == best.column else 0, c.deficit)
-                for c in candidates
+                Considered(c.column, APPOINTMENT_UNITS if c.column == best.column else 0, c.deficit) for c in candidates
             ),
         )
     total = sum(c.score for c in candidates)
     count = len(candidates)
     shares = [APPOINTMENT_UNITS * c.score // total if total else APPOINTMENT_UNITS // count for c in candidates]
-    owed = [(-(c.deficit + share), -c.score, c.column, i) for i, (c, share) in enumerate(zip(candidates, shares, strict=True))]
+    owed = [
+        (-(c.deficit + share), -c.score, c.column, i)
+        for i, (c, share) in enumerate(zip(candidates, shares, strict=True))
+    ]
     index = min(owed)[3]
     shares[index] += APPOINTMENT_UNITS - sum(shares)
     return Decision(

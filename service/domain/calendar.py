@@ -151,9 +151,7 @@ def latest_start(calendar: Calendar, now: datetime) -> datetime:
     return now + timedelta(days=calendar.max_days_ahead)
 
 
-def aligned_groups(
-    groups: tuple[ZoneGroup, ...], start: datetime, interval: int
-) -> tuple[tuple[ZoneGroup, int], ...]:
+def aligned_groups(groups: tuple[ZoneGroup, ...], start: datetime, interval: int) -> tuple[tuple[ZoneGroup, int], ...]:
     """The zone groups whose start grid contains `start`, each with its local day number of that start."""
     found: list[tuple[ZoneGroup, int]] = []
     for group in groups:

@@ -42,9 +42,7 @@ class Window(msgspec.Struct, frozen=True, order=True):
         if self.start_minute == DAY_MINUTES:
             raise ValueError("start 24:00 is not allowed, only an end may be 24:00")
         if self.end_minute <= self.start_minute:
-            raise ValueError(
-                f"end {clock_time(self.end_minute)} is not after start {clock_time(self.start_minute)}"
-            )
+            raise ValueError(f"end {clock_time(self.end_minute)} is not after start {clock_time(self.start_minute)}")
 
     @classmethod
     def parse(cls, start: str, end: str) -> Window:
@@ -104,9 +102,7 @@ def check_disjoint(windows: DayWindows) -> None:
             raise ValueError(f"windows {earlier} and {later} overlap")
 
 
-def open_cells(
-    schedule: WeeklySchedule, day: int, *, closed: Sequence[tuple[datetime, datetime]] = ()
-) -> int:
+def open_cells(schedule: WeeklySchedule, day: int, *, closed: Sequence[tuple[datetime, datetime]] = ()) -> int:
     """The cells of UTC day `day` at which the coach may be booked, as a 288-bit integer.
 
     Cell i is bit `1 << (287 - i)`. A cell is open when the whole of it lies within working hours and no

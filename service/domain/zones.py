@@ -151,9 +151,7 @@ def stretches(day: int, zone: ZoneInfo) -> tuple[Stretch, ...]:
             until = min(end, first + CELLS_PER_DAY - wall_cell)
             local_day = date.fromordinal(_EPOCH_ORDINAL + day + days_on)
             midnight = shift + days_on * CELLS_PER_DAY
-            found.append(
-                Stretch(local_day, local_day.weekday(), run(first, until), midnight, bool(wall.fold))
-            )
+            found.append(Stretch(local_day, local_day.weekday(), run(first, until), midnight, bool(wall.fold)))
             first = until
     return tuple(found)
 

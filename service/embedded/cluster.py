@@ -45,9 +45,7 @@ class Cluster:
 
     def environment(self) -> Mapping[str, str]:
         """Ours without Postgres' own variables (PGPORT, PGDATA … change a server), messages in English."""
-        return {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))} | {
-            "LC_ALL": "C"
-        }
+        return {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))} | {"LC_ALL": "C"}
 
     def making(self, deadline: float) -> Steps:
         """The steps of making the folder and the database in it, if not there; until `deadline` (monotonic).

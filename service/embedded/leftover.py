@@ -49,9 +49,7 @@ def processes_titled(beginning: str) -> list[int]:
     return [pid for pid in numbers if arguments_of(pid)[:1] and arguments_of(pid)[0].startswith(beginning)]
 
 
-def stopping_leftover(
-    pid_file: Path, marks: Sequence[str], signals: Sequence[tuple[signal.Signals, float]]
-) -> Steps:
+def stopping_leftover(pid_file: Path, marks: Sequence[str], signals: Sequence[tuple[signal.Signals, float]]) -> Steps:
     """Stop the process `pid_file` names, if its command line holds `marks` in a row.
 
     Sends each signal and waits its seconds for the end. Raises Unavailable when it does not end, or is
@@ -87,6 +85,4 @@ def _send(pid: int, number: signal.Signals) -> None:
     except ProcessLookupError:
         pass
     except PermissionError:
-        raise Unavailable(
-            f"process {pid} of an earlier run belongs to another user and cannot be stopped"
-        ) from None
+        raise Unavailable(f"process {pid} of an earlier run belongs to another user and cannot be stopped") from None

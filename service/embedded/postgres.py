@@ -71,10 +71,7 @@ class EmbeddedPostgres(EmbeddedServer):
             self._process = self._launch()
         while not (self._process and self._cluster.ready(self._process.pid)):
             if not self.alive():
-                # A process of a killed server so young that it has no title yet holds on to its memory.
-                if "is still in use" not in self._log.tail() or time.monotonic() > deadline:
-                    raise self._failure("did not start")
-                self._process = self._launch()
+                raise self._failure("did not start")
             if time.monotonic() > deadline:
                 raise self._failure(f"was not ready within {timeout_s:g} s")
             yield

@@ -154,9 +154,7 @@ class Child:
         return self._process is not None and self._process.alive()
 
     def starting(self, _timeout_s: float = 0.0) -> Steps:
-        self._process = OwnedProcess(
-            self._command, death_signal=signal.SIGKILL, env=self._env, pass_fds=self._pass_fds
-        )
+        self._process = OwnedProcess(self._command, death_signal=signal.SIGKILL, env=self._env, pass_fds=self._pass_fds)
         yield from ()
 
     def stopping(self, timeout_s: float) -> Steps:

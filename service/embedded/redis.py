@@ -51,9 +51,7 @@ class EmbeddedRedis(EmbeddedServer):
             raise ValueError("a cluster needs a tcp_port")
         super().__init__("redis", data_dir)
         self._folder = self._data_dir / "redis"
-        self._binary = (
-            binary or redis_binary()
-        ).absolute()  # its name decides what Redis does: follow no link
+        self._binary = (binary or redis_binary()).absolute()  # its name decides what Redis does: follow no link
         self._cluster = cluster
         self._tcp_port = tcp_port
         self._sockets = socket_folder(self._folder, None)

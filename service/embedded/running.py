@@ -84,9 +84,7 @@ class DataDirLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise ConfigurationError(
-                f"DATA_DIR: {self._data_dir} is in use by another `booking up`"
-            ) from None
+            raise ConfigurationError(f"DATA_DIR: {self._data_dir} is in use by another `booking up`") from None
         self._descriptor = descriptor
         return self
 

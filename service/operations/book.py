@@ -45,13 +45,14 @@ from service.operations.tracking import TrackedTasks
 
 CLAIM_ATTEMPTS = 6
 DUPLICATE_WAIT_S = 5.0
+DUPLICATE_LOOK_S = 0.05
 
 _log = get_logger("operations.book")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookingRequest:
-    """A checked wish for an appointment; times are aware, `fingerprint` (32 hex digits) stands for the whole request."""
+    """A checked wish for an appointment; times are aware, `fingerprint` (32 hex digits) stands for the request."""
 
     calendar_id: str
     start_time: datetime
@@ -139,42 +140,40 @@ class Book:
             try:
                 plan = self._plan(request, await self._rosters.get(caller.org))
             except BookingError as problem:
-                # A request that was fine when it was first made must get its answer again, whatever the rules say now.
-                replay = await self._replay_instead(request, caller, rate)
-                if replay is None:
-                    raise problem
-                return replay
+                return await self._replay_or_raise(problem, request, caller, rate)
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
             reply = await self._admit(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
-            match reply.outcome:
-                case ClaimOutcome.CLAIMED:
-                    booked = await self._commit(request, caller, plan, appointment_id, reply)
-                    if booked is not None:
-                        return booked
-                    attempts += 1
-                case ClaimOutcome.TAKEN:
-                    replay = await self._stored_answer(request, caller)
-                    if replay is not None:
-                        return replay
-                    raise await self._unavailable(plan, reply.first)
-                case ClaimOutcome.REPLAY:
-                    return _replayed(reply.first)
-                case ClaimOutcome.REUSED:
-                    raise _reused()
-                case ClaimOutcome.IN_PROGRESS:
-                    if asyncio.get_running_loop().time() >= give_up_waiting:
-                        raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
-                    await asyncio.sleep(0.05)
-                case ClaimOutcome.STALE | ClaimOutcome.UNKNOWN_ORG:
-                    await self._rosters.refresh(caller.org, plan.roster)
-                    attempts += 1
-                case ClaimOutcome.UNKNOWN_DAY:
-                    days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
-                    await self._keeper.derive(caller.org, sorted(days))
-                    attempts += 1
-                case _:
-                    raise AssertionError(f"the gate answered {reply.outcome} to a claim")
+            if reply.outcome is ClaimOutcome.CLAIMED:
+                booked = await self._commit(request, caller, plan, appointment_id, reply)
+                if booked is not None:
+                    return booked
+            elif reply.outcome is ClaimOutcome.IN_PROGRESS:
+                if asyncio.get_running_loop().time() >= give_up_waiting:
+                    raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
+                await asyncio.sleep(DUPLICATE_LOOK_S)
+                continue
+            elif reply.outcome in (ClaimOutcome.STALE, ClaimOutcome.UNKNOWN_ORG):
+                await self._rosters.refresh(caller.org, plan.roster)
+            elif reply.outcome is ClaimOutcome.UNKNOWN_DAY:
+                days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
+                await self._keeper.derive(caller.org, sorted(days))
+            else:
+                return await self._not_claimed(request, caller, plan, reply)
+            attempts += 1
         raise Unavailable("repeated attempts at this time came to no answer")
+
+    async def _not_claimed(self, request: BookingRequest, caller: Caller, plan: _Plan, reply: ClaimReply) -> Booked:
+        """The answer the key has, or why there is none: the time is taken, the key stands for another request."""
+        if reply.outcome is ClaimOutcome.REPLAY:
+            return _replayed(reply.first)
+        if reply.outcome is ClaimOutcome.REUSED:
+            raise _reused()
+        if reply.outcome is not ClaimOutcome.TAKEN:
+            raise AssertionError(f"the gate answered {reply.outcome} to a claim")
+        replay = await self._stored_answer(request, caller)
+        if replay is not None:
+            return replay
+        raise await self._unavailable(plan, reply.first)
 
     def _plan(self, request: BookingRequest, roster: Roster) -> _Plan:
         """What the request would take. Raises NotFound or InvalidRequest."""
@@ -212,9 +211,7 @@ class Book:
         if request.end_time is None or request.end_time == usual:
             return usual
         if calendar.max_duration is None:
-            raise InvalidRequest(
-                [("end_time", f"this calendar's appointments take {calendar.slot_duration} minutes")]
-            )
+            raise InvalidRequest([("end_time", f"this calendar's appointments take {calendar.slot_duration} minutes")])
         minutes = (request.end_time - request.start_time) / timedelta(minutes=1)
         if minutes % CELL_MINUTES or not CELL_MINUTES <= minutes <= calendar.max_duration:
             raise InvalidRequest(
@@ -222,9 +219,7 @@ class Book:
             )
         return request.end_time
 
-    def _admission(
-        self, request: BookingRequest, caller: Caller, rate: RateSeen, plan: _Plan, token: str
-    ) -> Admission:
+    def _admission(self, request: BookingRequest, caller: Caller, rate: RateSeen, plan: _Plan, token: str) -> Admission:
         claim = SlotClaim(
             org=caller.org,
             version=plan.roster.version,
@@ -286,7 +281,7 @@ class Book:
             await self._release(request, plan, appointment)
             raise
         if committed.outcome is CommitOutcome.TAKEN:
-            await self._settle(request, caller, appointment, body)
+            await self._settle(request, appointment, body)
             return Booked(str(appointment_id), body, replayed=False)
         return await self._lost(request, plan, appointment, committed)
 
@@ -326,12 +321,10 @@ class Book:
         number = plan.roster.zone_numbers[coach.timezone]
         return next(day for zone, day in plan.zones if zone is None or zone == number)
 
-    async def _settle(self, request: BookingRequest, caller: Caller, appointment: Appointment, body: bytes) -> None:
+    async def _settle(self, request: BookingRequest, appointment: Appointment, body: bytes) -> None:
         answer = None
         if request.idempotency_key is not None:
-            answer = Answer(
-                request.idempotency_key, request.fingerprint, 201, appointment.appointment_id.hex, body
-            )
+            answer = Answer(request.idempotency_key, request.fingerprint, 201, appointment.appointment_id.hex, body)
         settlement = Settlement(
             org=appointment.org,
             token=appointment.appointment_id.hex,
@@ -373,16 +366,24 @@ class Book:
         except Unavailable as problem:
             _log.warning("claim not released", appointment_id=str(appointment.appointment_id), error=problem.message)
 
-    async def _replay_instead(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked | None:
-        """The answer a request's key already has, when the request itself cannot be carried out (any more)."""
+    async def _replay_or_raise(
+        self, problem: BookingError, request: BookingRequest, caller: Caller, rate: RateSeen
+    ) -> Booked:
+        """The answer the key already has, else `problem`.
+
+        A request that was fine when it was first made gets its answer again, whatever the rules say by now.
+        """
         mark = self._mark(request, "")
         if mark is None:
-            return None
+            raise problem
         admission = Admission(caller.org, rate=caller.rate if rate.state is None else None, mark=mark)
         reply = await self._admit(admission, rate)
         if reply.outcome is ClaimOutcome.REPLAY:
             return _replayed(reply.first)
-        return await self._stored_answer(request, caller)
+        replay = await self._stored_answer(request, caller)
+        if replay is None:
+            raise problem
+        return replay
 
     async def _stored_answer(self, request: BookingRequest, caller: Caller) -> Booked | None:
         """The answer Postgres has for the request's key; Redis may have been lost since it was given."""
@@ -395,9 +396,7 @@ class Book:
         alternatives = await self._availability.next_free(
             plan.roster, plan.calendar, plan.coach, plan.placement.starts_at, revision, most=3
         )
-        return SlotUnavailable(
-            "nobody who could take this time is free", details={"alternatives": alternatives}
-        )
+        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
 
 
 def contact_id_of(org: int, email: str) -> uuid.UUID:

@@ -67,9 +67,7 @@ class ChangeAppointment:
             self._change(org, appointment_id, EventType.CANCELLED, reason, actor, correlation_id, Status.CANCELLED)
         )
 
-    async def confirm(
-        self, org: int, appointment_id: uuid.UUID, *, actor: str, correlation_id: str
-    ) -> Appointment:
+    async def confirm(self, org: int, appointment_id: uuid.UUID, *, actor: str, correlation_id: str) -> Appointment:
         """Record that the contact confirmed; one confirmed already is returned as it is. Raises like `cancel`."""
         return await self._tasks.run(
             self._change(org, appointment_id, EventType.CONFIRMED, None, actor, correlation_id, None)
@@ -91,9 +89,7 @@ class ChangeAppointment:
         for _ in range(ATTEMPTS):
             before = await self.get(org, appointment_id)
             if before.status is status or (
-                kind is EventType.CONFIRMED
-                and before.status is Status.SCHEDULED
-                and before.confirmed_at is not None
+                kind is EventType.CONFIRMED and before.status is Status.SCHEDULED and before.confirmed_at is not None
             ):
                 return before
             after = step(before, self._clock.now())
@@ -135,9 +131,7 @@ class ChangeAppointment:
             self._metrics.unsettled.inc()
             _log.warning("release not noted", appointment_id=str(appointment.appointment_id), error=problem.message)
 
-    async def _settle(
-        self, before: Appointment, after: Appointment, kind: EventType, token: uuid.UUID | None
-    ) -> None:
+    async def _settle(self, before: Appointment, after: Appointment, kind: EventType, token: uuid.UUID | None) -> None:
         event = f"{after.org} {after.appointment_id.hex} {after.version}"
         # Announce first: a crash between the two lines announces again, never not at all.
         await self._settle_quietly(Settlement(after.org, None, event, tuple(heard_by(kind))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -18,7 +19,7 @@ class CheckHealth:
 
     def __init__(self, database: Database, redis: Redis) -> None:
         self._database = database
-        self._redis = redis
+        self._redis: Any = redis
 
     async def __call__(self) -> dict[str, str]:
         """The state of each dependency, `up` or `down`."""
@@ -28,13 +29,13 @@ class CheckHealth:
     async def _postgres(self) -> str:
         try:
             await asyncio.wait_for(self._database.fetch("answers"), WAIT_S)
-        except (Unavailable, asyncio.TimeoutError):
+        except (TimeoutError, Unavailable):
             return "down"
         return "up"
 
     async def _answers(self) -> str:
         try:
             await asyncio.wait_for(self._redis.execute_command("PING"), WAIT_S)
-        except (RedisError, OSError, asyncio.TimeoutError):
+        except (TimeoutError, RedisError, OSError):
             return "down"
         return "up"

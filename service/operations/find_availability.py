@@ -138,11 +138,7 @@ class FindAvailability:
         days = range(first_day, last_day + 1)
         groups = roster.zone_groups(team)
         local_days = sorted(
-            {
-                day
-                for group in groups
-                for day in range(_local_day(first, group.name), _local_day(last, group.name) + 1)
-            }
+            {day for group in groups for day in range(_local_day(first, group.name), _local_day(last, group.name) + 1)}
         )
         planes, full = await self._read(roster, days, local_days)
         free = planes.starts(cells=cells, before=before, after=after)
@@ -164,9 +160,7 @@ class FindAvailability:
             allowed |= part
         return free & allowed, planes
 
-    async def _read(
-        self, roster: Roster, days: range, local_days: Sequence[int]
-    ) -> tuple[Planes, dict[int, int]]:
+    async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
         """Planes and full rows; missing days are derived first."""
         for _ in range(ATTEMPTS):
             read = await self._grid.read(roster.org, days, local_days)

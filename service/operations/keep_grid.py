@@ -155,16 +155,14 @@ class GridKeeper:
         suspects = {column for column in range(columns) if counts[column] != wanted_counts[column]}
         full = int.from_bytes(read.full[day] or b"", "big")
         limits = {coach.column: coach.max_daily_appointments for coach in roster.coaches}
-        for column in limits:
+        for column, limit in limits.items():
             is_full = full >> (columns - 1 - column) & 1
-            if is_full != (counts[column] >= limits[column]):
+            if is_full != (counts[column] >= limit):
                 suspects.add(column)
         expected = (open_by_column(source, day), occupied_by_column(source, day))
         for plane, cells in zip(planes, expected, strict=True):
             if plane != plane_of(cells, roster.width):
                 suspects.update(
-                    column
-                    for column in limits
-                    if column_cells(plane, column, roster.width) != cells.get(column, 0)
+                    column for column in limits if column_cells(plane, column, roster.width) != cells.get(column, 0)
                 )
         return await self.repair(org, sorted(suspects), [day], write=write)

@@ -76,9 +76,7 @@ class Reconcile:
         if row["idempotency_key"] is not None:
             answer = Answer(row["idempotency_key"], row["fingerprint"].hex(), 201, token, row["data"])
         await self._gate.settle(
-            Settlement(
-                entry.org, token, f"{entry.org} {token} 1", tuple(heard_by(EventType.CREATED)), answer
-            )
+            Settlement(entry.org, token, f"{entry.org} {token} 1", tuple(heard_by(EventType.CREATED)), answer)
         )
         return "claim settled"
 

@@ -32,9 +32,7 @@ class ShowDistribution:
         self._appointments = appointments
         self._rosters = rosters
 
-    async def __call__(
-        self, roster: Roster, calendar: Calendar | None, first_day: int, last_day: int
-    ) -> Distribution:
+    async def __call__(self, roster: Roster, calendar: Calendar | None, first_day: int, last_day: int) -> Distribution:
         """The distribution over local dates `[first_day, last_day)` (day numbers), of one calendar or of all.
 
         utilization = appointments / (daily limit x working days); expected_share is the share earned by score on

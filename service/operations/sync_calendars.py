@@ -70,8 +70,7 @@ class SyncCalendars:
         self._clock = clock
         self._organization = organization
         self._outcomes = {
-            word: metrics.calendar_fetches.labels(word)
-            for word in ("fetched", "unknown", "failed", "skipped")
+            word: metrics.calendar_fetches.labels(word) for word in ("fetched", "unknown", "failed", "skipped")
         }
         # A grid that a crash left behind its busy times looks like one that is right: compare it once.
         self._grid_unsure = True
@@ -120,9 +119,7 @@ class SyncCalendars:
             await self._compare(org, days)
         return sum(changed)
 
-    async def _fetch(
-        self, org: int, column: int, coach_id: str, days: range, asked_days: int
-    ) -> _Fetched | None:
+    async def _fetch(self, org: int, column: int, coach_id: str, days: range, asked_days: int) -> _Fetched | None:
         ours = await self._ours(org, column, days)
         if not self._breaker.admits():
             self._outcomes["skipped"].inc()
@@ -163,9 +160,7 @@ class SyncCalendars:
             last_offered=last_offered,
         )
         # From the beginning of time, so that what is past does not pile up.
-        touched = await self._busy.replace(
-            roster.org, one.column, day_start(0), day_start(days[-1] + 1), busy
-        )
+        touched = await self._busy.replace(roster.org, one.column, day_start(0), day_start(days[-1] + 1), busy)
         wanted = sorted({day for period in touched for day in _days_of(period) if day in days})
         if not wanted:
             return False
@@ -221,8 +216,7 @@ def busy_periods(
     for day in days:
         works = open_cells(schedule, day)
         closed = works & (
-            (_cells(answered, day, whole=False) & ~_cells(offered, day, whole=True))
-            | _cells(blocked, day, whole=False)
+            (_cells(answered, day, whole=False) & ~_cells(offered, day, whole=True)) | _cells(blocked, day, whole=False)
         )
         closed &= ~_cells(ours, day, whole=False)
         runs += _runs(closed, day)

@@ -50,9 +50,7 @@ class AuthService:
         """
         made = await asked(
             "the auth service",
-            lambda: attempt(
-                self._session, "POST", self._url, body={"api_key": key}, timeout_s=self._timeout_s
-            ),
+            lambda: attempt(self._session, "POST", self._url, body={"api_key": key}, timeout_s=self._timeout_s),
             tries=_TRIES,
             base_s=_JITTER_S,
             longest_s=_JITTER_S,

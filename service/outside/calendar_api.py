@@ -96,9 +96,7 @@ class CalendarApi:
         """The coach's settings; None when the coach is not known. Raises Unavailable after a few tries."""
         return await self._get(f"{self._coach(coach_id)}/settings", CalendarSettings)
 
-    async def block(
-        self, coach_id: str, start: datetime, end: datetime, *, correlation_id: str
-    ) -> BlockResult:
+    async def block(self, coach_id: str, start: datetime, end: datetime, *, correlation_id: str) -> BlockResult:
         """Block `[start, end)` of the coach (times in UTC): one attempt."""
         made = await self._post(
             f"{self._coach(coach_id)}/block-slot", {"start_time": start, "end_time": end}, correlation_id
@@ -110,9 +108,7 @@ class CalendarApi:
 
     async def release(self, coach_id: str, block_id: str, *, correlation_id: str) -> ReleaseResult:
         """Give a blocked time back: one attempt. A block the calendar does not know any more is released."""
-        made = await self._post(
-            f"{self._coach(coach_id)}/release-slot", {"block_id": block_id}, correlation_id
-        )
+        made = await self._post(f"{self._coach(coach_id)}/release-slot", {"block_id": block_id}, correlation_id)
         return Released(made) if made.succeeded or made.status in _GONE else NotDone(made)
 
     def _coach(self, coach_id: str) -> str:

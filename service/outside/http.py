@@ -124,9 +124,7 @@ async def attempt(
                 duration_s=time.monotonic() - began,
             )
     except TimeoutError:
-        return Attempt(
-            status=None, problem=f"no answer within {timeout_s:g} s", duration_s=time.monotonic() - began
-        )
+        return Attempt(status=None, problem=f"no answer within {timeout_s:g} s", duration_s=time.monotonic() - began)
     except (aiohttp.ClientError, OSError) as problem:
         # The exception's text may hold the URL, and with it whatever somebody put there: its kind must do.
         why = f"no connection: {type(problem).__name__}"

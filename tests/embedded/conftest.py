@@ -112,4 +112,6 @@ def programs() -> Iterator[list[subprocess.Popen[str]]]:
     yield started
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()  # unread: what it started may hold the other end

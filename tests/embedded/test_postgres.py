@@ -21,9 +21,7 @@ from service.errors import ConfigurationError, Unavailable
 from tests.embedded.conftest import POSTGRES_BINARIES, folder_of_its_own, processes_on, python, wait_for
 
 
-@pytest.fixture(
-    scope="module", params=POSTGRES_BINARIES, ids=lambda path: path.parent.name if path else "wheel"
-)
+@pytest.fixture(scope="module", params=POSTGRES_BINARIES, ids=lambda path: path.parent.name if path else "wheel")
 def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
     with folder_of_its_own() as folder:
         postgres = EmbeddedPostgres(folder, binaries=request.param)
@@ -191,9 +189,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert theirs.read_text() == "two years of work"
 
 
-def test_a_socket_path_stays_within_what_the_kernel_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_socket_path_stays_within_what_the_kernel_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("long" * 25)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))

@@ -17,7 +17,7 @@ from tests.embedded.conftest import python, read_until
 
 def _run_file(pid: int, pid_started_at: int) -> RunFile:
     return RunFile(
-        database_url="postgresql://postgres@/scheduling_db?host=/tmp/sockets",
+        database_url="postgresql://postgres@/scheduling_db?host=/run/sockets",
         redis_url="unix:///tmp/sockets/redis.sock",
         api_url="http://127.0.0.1:3000",
         calendar_api_url="http://127.0.0.1:3001",
@@ -70,9 +70,7 @@ def test_two_cannot_hold_one_folder_and_the_killed_holder_lets_go(
 ) -> None:
     folder = tmp_path / "new" / "data"
     program = "import sys, time; from pathlib import Path; from service.embedded import DataDirLock\n"
-    holder = python(
-        f"{program}with DataDirLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)", folder
-    )
+    holder = python(f"{program}with DataDirLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)", folder)
     programs.append(holder)
     read_until(holder, "held")
     with pytest.raises(ConfigurationError, match=r"^DATA_DIR: .*in use by another"), DataDirLock(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -61,9 +62,7 @@ def test_a_child_that_keeps_dying_is_started_ever_more_rarely(tmp_path: Path) ->
     with Supervisor() as supervisor:
         supervisor.start(child)
         began = time.monotonic()
-        assert supervisor.run(
-            until=lambda: starts.exists() and len(starts.read_text()) >= 2 * 4, timeout_s=10
-        )
+        assert supervisor.run(until=lambda: starts.exists() and len(starts.read_text()) >= 2 * 4, timeout_s=10)
         assert 0.1 + 0.2 + 0.4 <= time.monotonic() - began < 2
 
 
@@ -89,9 +88,7 @@ def test_children_that_refuse_to_end_are_killed_after_their_grace_all_within_ten
 ) -> None:
     def stubborn(name: str) -> Child:
         ready = tmp_path / f"{name}.ready"
-        return _shell(
-            name, f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done", tmp_path, grace_s=0.4
-        )
+        return _shell(name, f"trap '' TERM; touch {ready}; while :; do sleep 0.1; done", tmp_path, grace_s=0.4)
 
     with Supervisor() as supervisor:
         supervisor.start(stubborn("a"))
@@ -102,9 +99,7 @@ def test_children_that_refuse_to_end_are_killed_after_their_grace_all_within_ten
     assert processes_on(tmp_path) == []
 
 
-def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itself(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itself() -> None:
     asked: list[float] = []
 
     class Endless(Child):
@@ -115,9 +110,9 @@ def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itsel
     with Supervisor() as supervisor:
         for name in ("a", "b", "c"):
             supervisor.start(Endless(name, ["sleep", "600"], os.environ))
-    # What one stage leaves unused the next may take; what a stage may take always leaves 3 s for the rest.
-    assert asked[0] <= 6
-    assert asked[1] <= 6
+    # What a stage leaves unused the next may take, but 2 s are kept for each stage after it.
+    assert 4.5 < asked[0] <= 5
+    assert 6 < asked[1] <= 7
     assert 8 < asked[2] <= 9
 
 
@@ -152,8 +147,10 @@ def test_a_signal_during_the_callers_own_work_breaks_it_off(tmp_path: Path) -> N
     reached: list[str] = []
 
     async def migrate() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.sleep(60)
+        # In a callback of the loop, and below somebody's wide net: neither may swallow it.
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        with contextlib.suppress(Exception):
+            await asyncio.sleep(60)
         reached.append("the end of the migrations")
 
     began = time.monotonic()
@@ -210,9 +207,7 @@ def test_killed_servers_are_replaced_with_their_data_side_by_side(tmp_path: Path
             os.kill(pid, signal.SIGKILL)
 
         def replaced() -> bool:
-            return (
-                postgres.pid != before[0] and cache.pid != before[1] and _answers(cache) and _ready(postgres)
-            )
+            return postgres.pid != before[0] and cache.pid != before[1] and _answers(cache) and _ready(postgres)
 
         assert supervisor.run(until=replaced, timeout_s=20)
         assert asyncio.run(query("SELECT word FROM kept")) == "a row"

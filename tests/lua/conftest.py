@@ -1,7 +1,7 @@
-"""Servers for the scripts: the wheel's and, where it is installed, Debian's Redis, each alone and as a cluster.
+"""Servers for the scripts: the wheel's and, where installed, Debian's Redis, each alone and as a cluster.
 
-A cluster refuses a script that mixes slots. What no server refuses is a key that was not declared but lies in the
-right slot; so every script here runs as a user who may touch the declared keys and nothing else.
+A cluster refuses a script that mixes slots. What no server refuses is a key that was not declared but lies in
+the right slot; so every script here runs as a user who may touch the declared keys and nothing else.
 """
 
 from __future__ import annotations
@@ -49,14 +49,12 @@ def script_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 async def world(script_server: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """An empty server with the service's gate on it; afterwards every outcome the test promised must have come."""
+    """An empty server with the service's gate on it; afterwards each promised outcome must have come."""
     redis = connect(script_server, timeout_s=5.0)
     await redis.flushall()
     scripts = await RecordingScripts.open(redis, script_server)
     yield World.on(redis, scripts)
     await scripts.close()
     await redis.aclose()
-    promised = {
-        (mark.args[0], word) for mark in request.node.iter_markers("outcome") for word in mark.args[1:]
-    }
+    promised = {(mark.args[0], word) for mark in request.node.iter_markers("outcome") for word in mark.args[1:]}
     assert promised <= scripts.seen, f"never came: {sorted(promised - scripts.seen)}"

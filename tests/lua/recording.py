@@ -1,4 +1,4 @@
-"""The scripts as the service runs them, watched: what each answered, and that it touched declared keys only."""
+"""The scripts as the service runs them, watched: what each answered, and that it kept to declared keys."""
 
 from __future__ import annotations
 

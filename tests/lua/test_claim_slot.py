@@ -1,16 +1,15 @@
-"""One call admits a batch: counts each request, begins its idempotency key and takes its slot, or says why not."""
+"""One call admits a batch: it counts each request, begins its key and takes its slot, or says why not."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from service.claims.gate import Admission, Answer, Rate, Settlement, SlotClaim
+from service.claims.gate import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome
 from service.domain.assignment import Strategy
-from service.errors import Unavailable
 from tests.lua.world import DAY, ORG, World, at, coach, roster_of
 
 NOON = 144
@@ -23,7 +22,12 @@ async def test_the_first_pick_of_an_idle_team_is_its_best_coach(world: World) ->
     reply = await world.claim(wish)
     assert (reply.outcome, reply.first) == (ClaimOutcome.CLAIMED, 0)
     pending = (await world.grid.pending())[wish.token]
-    assert (pending.kind, pending.column, pending.start_cell, pending.cells) == ("claim", 0, at(NOON).start, 6)
+    assert (pending.kind, pending.column, pending.start_cell, pending.cells) == (
+        "claim",
+        0,
+        at(NOON).start,
+        6,
+    )
     assert pending.local_day == DAY
     now_ms = await world.grid.now_ms()
     assert now_ms < pending.deadline_ms <= now_ms + 10_000
@@ -36,7 +40,10 @@ async def test_the_first_pick_of_an_idle_team_is_its_best_coach(world: World) ->
 async def test_a_batch_gives_a_time_to_as_many_as_are_free_and_no_more(world: World) -> None:
     await world.ready()
     replies = await world.scripts.claim_slot(
-        *_call(world, [world.wish(at(NOON)), world.wish(at(NOON + 3)), world.wish(at(NOON)), world.wish(at(NOON))])
+        *_call(
+            world,
+            [world.wish(at(NOON)), world.wish(at(NOON + 3)), world.wish(at(NOON)), world.wish(at(NOON))],
+        )
     )
     assert [r.outcome.value for r in replies] == ["claimed", "claimed", "claimed", "taken"]
     assert {r.first for r in replies[:3]} == {0, 1, 2}
@@ -138,51 +145,6 @@ async def test_a_missing_day_is_unknown_and_not_full(world: World, plane: str) -
     assert (await world.claim(world.wish(at(NOON)))).outcome is ClaimOutcome.CLAIMED
 
 
-@pytest.mark.outcome("claim_slot", "limited", "admitted")
-async def test_over_the_limit_nothing_else_is_done(world: World) -> None:
-    await world.ready()
-    rate = Rate("key-1", 2, 60_000)
-    seen = [await world.gate.admit(Admission(ORG, rate=rate)) for _ in range(2)]
-    assert [(r.outcome.value, r.rate_count) for r in seen] == [("admitted", 1), ("admitted", 2)]
-    assert 0 < seen[1].rate_reset_ms <= 60_000
-    reply = await world.gate.admit(Admission(ORG, rate=rate, claim=world.wish(at(NOON))))
-    assert (reply.outcome, reply.rate_count) == (ClaimOutcome.LIMITED, 3)
-    assert await world.grid.pending() == {}
-
-
-@pytest.mark.outcome("claim_slot", "admitted")
-async def test_a_limit_of_0_counts_and_never_refuses(world: World) -> None:
-    await world.publish()
-    for number in range(1, 6):
-        reply = await world.gate.admit(Admission(ORG, rate=Rate("free", 0, 60_000)))
-        assert (reply.outcome, reply.rate_count) == (ClaimOutcome.ADMITTED, number)
-
-
-@pytest.mark.outcome("claim_slot", "claimed", "in_progress", "replay", "reused")
-async def test_a_key_is_in_progress_then_replays_and_refuses_another_request(world: World) -> None:
-    await world.ready()
-    first = world.wish(at(NOON), idempotency_key="key")
-    assert (await world.claim(first)).outcome is ClaimOutcome.CLAIMED
-    again = world.wish(at(NOON), idempotency_key="key")
-    assert (await world.claim(again)).outcome is ClaimOutcome.IN_PROGRESS
-    answer = Answer("key", "a" * 32, 201, first.token, b'{"answer": "1"}')
-    await world.gate.settle(Settlement(ORG, first.token, None, (), answer))
-    replay = await world.claim(again)
-    assert (replay.outcome, replay.first) == (ClaimOutcome.REPLAY, b'{"answer": "1"}')
-    assert (await world.claim(again, "b" * 32)).outcome is ClaimOutcome.REUSED
-    assert len(await world.grid.pending()) == 0
-
-
-@pytest.mark.outcome("claim_slot", "claimed", "taken")
-async def test_a_refused_request_leaves_its_key_free(world: World) -> None:
-    await world.publish(roster_of([coach(0)]))
-    await world.derive()
-    await world.claim(world.wish(at(NOON)))
-    assert (await world.claim(world.wish(at(NOON), idempotency_key="key"))).outcome is ClaimOutcome.TAKEN
-    other = world.wish(at(NOON + 6), idempotency_key="key")
-    assert (await world.claim(other, "b" * 32)).outcome is ClaimOutcome.CLAIMED
-
-
 @pytest.mark.outcome("claim_slot", "claimed")
 async def test_the_best_scored_is_chosen_whatever_is_owed_when_score_decides(world: World) -> None:
     await world.publish(deficits=[-900_000, 900_000, 0, *[0] * 29])
@@ -216,15 +178,6 @@ async def test_one_bad_item_fails_alone(world: World) -> None:
     assert len(await world.grid.pending()) == 1
 
 
-@pytest.mark.outcome("claim_slot", "broken")
-async def test_a_request_that_cannot_be_evaluated_is_told_so(world: World) -> None:
-    await world.ready()
-    await world.redis.delete(world.keys.roster(ORG))
-    await world.redis.set(world.keys.roster(ORG), "not a hash")
-    with pytest.raises(Unavailable, match="could not evaluate"):
-        await world.claim(world.wish(at(NOON)))
-
-
 async def test_what_is_noted_of_a_claim_is_what_a_reconciler_needs(world: World) -> None:
     await world.ready()
     wish = world.wish(at(NOON, before=1, after=2), idempotency_key="Schlüssel")
@@ -237,7 +190,6 @@ async def test_what_is_noted_of_a_claim_is_what_a_reconciler_needs(world: World)
 
 def _call(world: World, wishes: list[SlotClaim]) -> tuple[list[str], int, list[Any]]:
     """The script's own arguments for a batch of claims."""
-    packed: list[Any] = []
     names = [world.keys.pending]
 
     def name(key: str) -> int:
@@ -245,6 +197,5 @@ def _call(world: World, wishes: list[SlotClaim]) -> tuple[list[str], int, list[A
             names.append(key)
         return names.index(key) + 1
 
-    for wish in wishes:
-        packed.append(world.gate._pack_admission(world.keys, name, Admission(ORG, mark=None, claim=wish)))  # type: ignore[arg-type]
+    packed = [world.gate._pack_admission(world.keys, cast("Any", name), Admission(ORG, claim=w)) for w in wishes]
     return names, 10_000, packed

@@ -162,7 +162,12 @@ async def test_a_repair_keeps_what_is_pending_and_does_not_count_it_twice(world:
     for wish in (claimed, committed):
         assert (await world.claim(replace(wish, strategy=Strategy.REQUESTED, column=0))).first == 0
     before = await world.snapshot()
-    state = ColumnState(open=OPEN_ALL_DAY, occupied=cells_mask(0, 200, 206), count=1, known=(f"{committed.token}:{at(200).start}",))
+    state = ColumnState(
+        open=OPEN_ALL_DAY,
+        occupied=cells_mask(0, 200, 206),
+        count=1,
+        known=(f"{committed.token}:{at(200).start}",),
+    )
     found = await _repair(world, await world.grid.mark_coach_day(ORG, DAY, 0), state)
     assert (found.outcome, found.total) == (DeriveOutcome.REPAIRED, 0)
     assert await world.snapshot() == before
@@ -212,8 +217,6 @@ async def test_another_row_width_drops_the_days_and_keeps_the_claims(world: Worl
     assert await world.grid.read_counts(ORG, DAY, 2) == [1, 0]
 
 
-async def _repair(
-    world: World, nonce: str, state: ColumnState | None = None, *, write: bool = True
-) -> Differences:
+async def _repair(world: World, nonce: str, state: ColumnState | None = None, *, write: bool = True) -> Differences:
     state = state or ColumnState(open=OPEN_ALL_DAY, occupied=0, count=0, known=())
     return await world.grid.repair_coach_day(world.roster, DAY, 0, nonce, state, write=write)

@@ -1,4 +1,4 @@
-"""Each script's header is a contract: its words are Python's words, and each word is shown by a test of this folder."""
+"""Each script's header is a contract: its words are Python's words, and a test here shows each of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from service.claims.script_files import script_folder
-from service.claims.scripts import ClaimOutcome, DeriveOutcome, PublishOutcome, ReleaseOutcome, Scripts, SettleOutcome
+from service.claims.scripts import (
+    ClaimOutcome,
+    DeriveOutcome,
+    PublishOutcome,
+    ReleaseOutcome,
+    Scripts,
+    SettleOutcome,
+)
 from tests.lua.recording import headers
 
 _ENUMS: list[tuple[type[StrEnum], tuple[str, ...]]] = [

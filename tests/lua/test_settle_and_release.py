@@ -49,7 +49,9 @@ async def test_one_bad_settlement_fails_alone(world: World) -> None:
     wish = world.wish(at(NOON))
     await world.claim(wish)
     keys = [world.keys.pending, world.keys.repairs]
-    outcomes = await world.scripts.settle_claim(keys, 1000, [[False, "event", 7, False], [wish.token, False, [], False]])
+    outcomes = await world.scripts.settle_claim(
+        keys, 1000, [[False, "event", 7, False], [wish.token, False, [], False]]
+    )
     assert outcomes == [SettleOutcome.BROKEN, SettleOutcome.SETTLED]
 
 
@@ -94,7 +96,7 @@ async def test_a_full_day_is_open_again_after_a_release(world: World) -> None:
 
 @pytest.mark.outcome("release_claim", "released")
 async def test_a_release_reaches_a_day_that_was_derived_wider_since(world: World) -> None:
-    """Three coaches become forty: rows grow a word, the pending claim is kept, and its release frees it there."""
+    """Three coaches become forty: rows grow, the pending claim is kept, and its release frees it there."""
     await world.ready()
     wish = world.wish(at(NOON), strategy=Strategy.REQUESTED, column=1)
     await world.claim(wish)
@@ -119,7 +121,10 @@ async def test_one_bad_release_fails_alone(world: World) -> None:
         keys.pending, keys.repairs, keys.roster(ORG), keys.occupied(ORG, DAY), keys.full(ORG, DAY),
         keys.counts(ORG, DAY), keys.limits(ORG), keys.deficits(ORG),
     ]  # fmt: skip
-    items = [[bad.token, 3, "no segments", 5, 6, 7, 8, False], [good.token, 3, [[4, NOON, 6]], 5, 6, 7, 8, False]]
+    items = [
+        [bad.token, 3, "no segments", 5, 6, 7, 8, False],
+        [good.token, 3, [[4, NOON, 6]], 5, 6, 7, 8, False],
+    ]
     assert await world.scripts.release_claim(names, items) == [ReleaseOutcome.BROKEN, ReleaseOutcome.RELEASED]
 
 
@@ -133,7 +138,12 @@ async def test_a_noted_release_frees_a_settled_time_when_its_token_is_consumed(w
     await world.gate.settle(Settlement(ORG, wish.token, None, ()))
     await world.gate.note_release(ORG, "token-2", wish.token, 0, wish.placement, DAY, world.roster.width, reply.second)
     entry = (await world.grid.pending())["token-2"]
-    assert (entry.kind, entry.appointment, entry.start_cell, entry.cells) == ("release", wish.token, at(NOON).start, 6)
+    assert (entry.kind, entry.appointment, entry.start_cell, entry.cells) == (
+        "release",
+        wish.token,
+        at(NOON).start,
+        6,
+    )
     assert await world.gate.release(Release(ORG, "token-2", wish.placement, DAY)) is ReleaseOutcome.RELEASED
     assert await world.snapshot() == before
     assert await world.gate.release(Release(ORG, "token-2", wish.placement, DAY)) is ReleaseOutcome.ABSENT

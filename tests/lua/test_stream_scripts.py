@@ -1,6 +1,8 @@
-"""An entry of a stream is in exactly one place: waiting, due later, dead, or gone; and an event comes in once."""
+"""An entry of a stream is in exactly one place: waiting, due later, dead or gone; an event comes in once."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ GROUP = "workers"
 async def _entry(world: World, event: str = "event-1") -> tuple[str, str]:
     """A stream with one entry that a consumer has read; (stream, entry id)."""
     stream = world.keys.stream("crm")
-    entry_id = await world.redis.xadd(stream, {"event": event, "attempt": "1"})
+    entry_id: Any = await world.redis.xadd(stream, {"event": event, "attempt": "1"})
     await world.redis.xgroup_create(stream, GROUP, id="0")
     await world.redis.xreadgroup(GROUP, "c", {stream: ">"})
     return stream, entry_id.decode()

@@ -69,9 +69,13 @@ class World:
 
     @classmethod
     def on(cls, redis: Redis, scripts: Scripts) -> World:
-        """Three coaches, scores falling from column 0 to 2, two appointments a day each, nothing published."""
+        """Three coaches, scores falling from column 0, two appointments a day each, nothing published."""
         shards = Shards(1)
-        coaches = [coach(0, score=900_000, limit=2), coach(1, score=800_000, limit=2), coach(2, score=700_000, limit=2)]
+        coaches = [
+            coach(0, score=900_000, limit=2),
+            coach(1, score=800_000, limit=2),
+            coach(2, score=700_000, limit=2),
+        ]
         return cls(
             redis,
             scripts,
@@ -152,8 +156,9 @@ class World:
     async def snapshot(self) -> dict[str, Any]:
         """Every key with its value, but for the roster's revision, which only ever counts up."""
         found: dict[str, Any] = {}
-        for name in await self.redis.keys():
-            key = name.decode()
+        names: Any = await self.redis.keys()
+        for name in names:
+            key: str = name.decode()
             kind = await self.redis.type(key)
             if kind == b"string":
                 found[key] = await self.redis.get(key)
@@ -161,7 +166,7 @@ class World:
                 found[key] = await self.redis.hgetall(key)  # type: ignore[misc]
                 found[key].pop(b"revision", None)
             elif kind == b"stream":
-                found[key] = [fields for _, fields in await self.redis.xrange(key)]
+                found[key] = [fields for _, fields in await self.redis.xrange(key) or ()]
             else:
                 found[key] = await self.redis.zrange(key, 0, -1)
         return found

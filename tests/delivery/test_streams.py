@@ -1,0 +1,126 @@
+"""Redis may be emptied and workers may die: groups come back, and what was left unfinished is taken over."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.claims.connection import connect
+from service.claims.keys import Shards
+from service.claims.scripts import Scripts
+from service.delivery.mover import Mover
+from service.delivery.stream import Stream
+from service.errors import Unavailable
+from service.mocks.server import serving
+from tests.delivery.bench import Bench, Recorder
+from tests.servers import eventually
+
+
+async def test_after_redis_was_emptied_the_groups_are_made_again(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        await bench.book(1)
+        await eventually(lambda: len(recorder.seen) == 1, what="the first webhook")
+        await bench.services.redis.flushall()
+        await bench.book(2, calendar="cal-2")
+        await eventually(lambda: len(recorder.seen) == 3, what="the webhooks after it")
+    groups = await bench.services.redis.xinfo_groups(bench.stream("crm").key)
+    assert [group["name"] for group in groups] == [b"workers"]
+
+
+async def test_an_entry_added_before_the_group_exists_is_read(bench: Bench) -> None:
+    stream = bench.stream("crm")
+    await stream.add("first")
+    assert [entry.event for entry in await stream.read(10, 10)] == ["first"]
+    await bench.services.redis.flushall()
+    await stream.add("second")
+    assert await stream.read(10, 10) == []
+    assert [entry.event for entry in await stream.read(10, 10)] == ["second"]
+
+
+async def test_what_a_dead_consumer_left_pending_is_delivered_by_another(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    await bench.book(200)
+    dead = bench.stream("crm", consumer="killed")
+    read = [entry for _ in range(2) for entry in await dead.read(100, 100)]
+    assert len(read) == 200
+    async with serving(recorder.app) as crm, bench.worker(crm=crm, idle_ms=50):
+        await eventually(lambda: len(set(_keys(recorder))) == 200, what="two hundred webhooks")
+
+        async def empty() -> bool:
+            return await bench.left("crm") == (0, 0, 0)
+
+        await eventually(empty, what="an empty pending list")
+    consumers = await bench.services.redis.xinfo_consumers(dead.key, "workers")
+    assert b"killed" in {consumer["name"] for consumer in consumers}
+
+
+async def test_what_is_being_worked_on_is_not_taken_over(bench: Bench) -> None:
+    entries = bench.stream("crm", idle_ms=60_000)
+    await entries.add("an event")
+    assert len(await entries.read(10, 10)) == 1
+    assert [page async for page in bench.stream("crm", consumer="other", idle_ms=60_000).reclaim()] == []
+    (page,) = [page async for page in bench.stream("crm", consumer="other", idle_ms=0).reclaim()]
+    assert [entry.event for entry in page] == ["an event"]
+
+
+async def test_an_entry_put_off_comes_back_when_due_with_its_next_attempt(bench: Bench) -> None:
+    stream = bench.stream("crm")
+    mover = Mover([stream])
+    await stream.add("1 with spaces in it")
+    (entry,) = await stream.read(10, 10)
+    await stream.later(entry, 300, entry.attempt + 1)
+    assert await bench.left("crm") == (0, 0, 1)
+    assert await stream.events() == {"1 with spaces in it"}
+    sleep_s = await mover.round()
+    assert 0 < sleep_s <= 0.25
+
+    async def moved() -> bool:
+        await mover.round()
+        return await bench.left("crm") == (1, 0, 0)
+
+    await eventually(moved, what="the entry back in its stream")
+    (again,) = await stream.read(10, 10)
+    assert (again.event, again.attempt) == ("1 with spaces in it", 2)
+    await stream.finish(again)
+    assert await bench.left("crm") == (0, 0, 0)
+
+
+async def test_an_entry_finished_by_another_is_neither_put_off_nor_buried(bench: Bench) -> None:
+    stream = bench.stream("crm")
+    await stream.add("an event")
+    (entry,) = await stream.read(10, 10)
+    await stream.finish(entry)
+    await stream.later(entry, 10, 2)
+    await stream.bury(entry, 1, "too late")
+    assert await bench.left("crm") == (0, 0, 0)
+    assert await bench.dead("crm") == []
+
+
+async def test_figures_count_what_is_left(bench: Bench) -> None:
+    stream = bench.stream("crm")
+    for number in range(4):
+        await stream.add(f"event {number}")
+    one, two, *_ = await stream.read(4, 10)
+    await stream.later(one, 60_000, 2)
+    await stream.bury(two, 1, "no")
+    figures = await stream.figures()
+    assert (figures.depth, figures.due, figures.dead) == (2, 1, 1)
+
+    async def aged() -> bool:
+        return 0 < (await stream.figures()).oldest_s < 5
+
+    await eventually(aged, what="an entry that has an age")
+
+
+async def test_a_redis_that_is_not_there_is_unavailable() -> None:
+    redis = connect("redis://127.0.0.1:9")
+    stream = Stream(redis, redis, Scripts(redis), Shards(1).all[0], "crm", consumer="c", reclaim_idle_ms=1)
+    with pytest.raises(Unavailable):
+        await stream.read(1, 10)
+    with pytest.raises(Unavailable):
+        await stream.figures()
+    await redis.aclose()
+
+
+def _keys(recorder: Recorder) -> list[str]:
+    return [headers["X-Idempotency-Key"] for _, headers, _ in recorder.seen]

@@ -1,0 +1,118 @@
+"""What cannot be delivered ends where it can be seen, with its reason; trouble at the receiver costs nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.delivery.dispatcher import RetryPolicy
+from service.mocks.server import serving
+from tests.delivery.bench import NOWHERE, Bench, Recorder
+from tests.servers import eventually
+
+
+async def test_a_refused_event_is_dead_at_once_with_its_reason(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (422, {"error": "client_id is not ours\0\x07"}))
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        (appointment,) = await bench.book(1)
+
+        async def buried() -> bool:
+            return len(await bench.dead("crm")) == 1
+
+        await eventually(buried, what="a dead letter")
+    assert len(recorder.seen) == 1
+    (row,) = await bench.deliveries("crm")
+    assert (row["state"], row["attempts"], row["last_status"]) == ("dead", 1, 422)
+    assert "client_id is not ours" in row["last_error"]
+    (letter,) = await bench.dead("crm")
+    assert letter["event"] == f"{bench.org} {appointment['appointment_id'].replace('-', '')} 1"
+    assert letter["attempts"] == "1"
+    assert letter["error"] == row["last_error"]
+    assert await bench.left("crm") == (0, 0, 0)
+
+
+async def test_an_event_is_dead_after_the_last_attempt(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (409, {"error": "not now"}))
+    policy = RetryPolicy(attempts=4, delay_ms=5, turn_ms=20)
+    async with serving(recorder.app) as crm, bench.worker(crm=crm, policy=policy):
+        await bench.book(1)
+
+        async def buried() -> bool:
+            return len(await bench.dead("crm")) == 1
+
+        await eventually(buried, what="a dead letter")
+    assert len({headers["X-Idempotency-Key"] for _, headers, _ in recorder.seen}) == 1
+    assert len(recorder.seen) == 4
+    (row,) = await bench.deliveries("crm")
+    assert (row["state"], row["attempts"]) == ("dead", 4)
+
+
+async def test_what_follows_a_dead_event_is_still_told(bench: Bench) -> None:
+    def answer(path: str, _body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"error": "no"}) if path.endswith("created") else (200, {"crm_id": "c"})
+
+    recorder = Recorder(answer)
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        (appointment,) = await bench.book(1)
+        await bench.cancel(appointment)
+        await eventually(lambda: "/webhooks/appointment-cancelled" in recorder.paths, what="the cancellation")
+    assert recorder.paths == ["/webhooks/appointment-created", "/webhooks/appointment-cancelled"]
+
+
+async def test_the_receivers_wait_is_honoured(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (503, {"error": "busy", "retry_after": 100}))
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        await bench.book(1)
+
+        async def put_off() -> bool:
+            return (await bench.left("crm"))[2] == 1
+
+        await eventually(put_off, what="the entry among those due later")
+    keys, redis = bench.services.shards.of(bench.org), bench.services.redis
+    due: Any = await redis.zrange(keys.due("crm"), 0, -1, withscores=True)
+    seconds, _ = await redis.time()
+    assert 90 < due[0][1] / 1000 - int(seconds) <= 101
+    assert len(recorder.seen) == 1
+
+
+async def test_a_receiver_in_trouble_is_left_alone_and_its_events_lose_no_attempts(bench: Bench) -> None:
+    policy = RetryPolicy(attempts=50, delay_ms=1, turn_ms=20)
+    recorder = Recorder(lambda _path, _body: (500, {"error": "down"}))
+    async with serving(recorder.app) as crm, bench.worker(crm=crm, policy=policy):
+        await bench.book(60)
+
+        async def quiet() -> bool:
+            # Open: nothing is read any more, what was in hand has been put off.
+            depth, pending, due = await bench.left("crm")
+            return depth + due == 60 and pending == 0 and depth > 0
+
+        await eventually(quiet, what="a quiet dispatcher")
+    rows = await bench.deliveries("crm")
+    assert {row["state"] for row in rows} == {"retrying"}
+    # 60 events would have made hundreds of attempts by now.
+    assert len(recorder.seen) < 120
+    assert sum(row["attempts"] for row in rows) == len(recorder.seen)
+
+
+async def test_an_unreachable_receiver_is_tried_again(bench: Bench) -> None:
+    async with bench.worker(crm=NOWHERE):
+        await bench.book(1)
+
+        async def recorded() -> bool:
+            return any(row["attempts"] > 1 for row in await bench.deliveries("crm"))
+
+        await eventually(recorded, what="a second attempt")
+    (row,) = await bench.deliveries("crm")
+    assert row["state"] == "retrying"
+    assert row["last_status"] is None
+    assert row["last_error"].startswith("no connection")
+
+
+async def test_an_entry_that_names_no_event_is_buried(bench: Bench) -> None:
+    async with bench.worker():
+        await bench.stream("crm").add("nonsense")
+
+        async def buried() -> bool:
+            return len(await bench.dead("crm")) == 1
+
+        await eventually(buried, what="a dead letter")
+    assert (await bench.dead("crm"))[0]["error"] == "the entry names no event"

@@ -1,0 +1,150 @@
+"""Each coach gets the share its score earns of the bookings it could have taken: no flood, no starving.
+
+The traces are those of the architecture page. A trace is run twice over: by the integers of the rule, and by
+plain division, which says what each coach should have had.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from service.domain.assignment import (
+    APPOINTMENT_UNITS,
+    Candidate,
+    Considered,
+    Decision,
+    Strategy,
+    choose,
+    considered_columns,
+    deficit_deltas,
+    reason_of,
+    unpack_considered,
+)
+
+SCORES = (850_000, 720_000, 900_000, 580_000, 780_000)
+Free = Callable[[int, random.Random], Sequence[int]]
+
+
+class Trace:
+    """Bookings one after the other: what each coach was owed, given, and should have had."""
+
+    def __init__(self, scores: Sequence[int], free: Free, seed: int = 1) -> None:
+        self.scores = scores
+        self.owed = [0] * len(scores)
+        self.given = [0] * len(scores)
+        self.earned = [0.0] * len(scores)
+        self._free = free
+        self._chance = random.Random(seed)
+        self._booked = 0
+
+    def run(self, bookings: int) -> Trace:
+        """So many bookings more."""
+        for _ in range(bookings):
+            free = self._free(self._booked, self._chance)
+            self._booked += 1
+            if not free:
+                continue
+            decision = choose(Strategy.BALANCED, [Candidate(c, self.scores[c], self.owed[c]) for c in free])
+            for column, delta in decision.deltas().items():
+                self.owed[column] += delta
+            assert sum(self.owed) == 0
+            self.given[decision.winner] += 1
+            total = sum(self.scores[c] for c in free)
+            for column in free:
+                self.earned[column] += self.scores[column] / total
+        return self
+
+    @property
+    def furthest(self) -> float:
+        """The most appointments any coach is from its eligible share."""
+        return max(abs(given - earned) for given, earned in zip(self.given, self.earned, strict=True))
+
+
+TRACES: dict[str, Free] = {
+    "everyone free": lambda _, __: range(5),
+    "half free at random": lambda _, chance: [c for c in range(5) if chance.random() < 0.5],
+    "a one-in-five part-timer": lambda _, chance: [c for c in range(5) if c != 3 or chance.random() < 0.2],
+    "a late joiner": lambda number, _: range(5) if number >= 500 else range(4),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_on_1000_bookings_of_five_coaches_each_is_within_one_of_its_share(name: str) -> None:
+    trace = Trace(SCORES, TRACES[name])
+    for _ in range(10):
+        assert trace.run(100).furthest <= 1.0
+    assert sum(trace.given) > 900
+
+
+def test_on_200_random_traces_of_up_to_ten_coaches_each_stays_within_three() -> None:
+    assert max(_random_trace(seed).run(500).furthest for seed in range(200)) <= 3.0
+
+
+def test_the_distance_from_the_share_does_not_grow_with_the_trace() -> None:
+    traces = [_random_trace(seed).run(500) for seed in range(1000, 1020)]
+    early = max(trace.furthest for trace in traces)
+    late = max(trace.run(3500).furthest for trace in traces)
+    assert late <= min(3.0, early + 1.0)
+
+
+def _random_trace(seed: int) -> Trace:
+    chance = random.Random(seed)
+    coaches = chance.randint(2, 10)
+    often = [chance.uniform(0.1, 1.0) for _ in range(coaches)]
+    scores = [chance.randint(0, 1_000_000) for _ in range(coaches)]
+    return Trace(scores, lambda _, draw: [c for c in range(coaches) if draw.random() < often[c]], seed)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.BALANCED, Strategy.SCORE])
+def test_the_first_pick_of_an_idle_team_is_its_best_coach(strategy: Strategy) -> None:
+    decision = choose(strategy, [Candidate(c, score, 0) for c, score in enumerate(SCORES)])
+    assert decision.winner == 2
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_equal_scores_are_decided_by_the_lower_column(strategy: Strategy) -> None:
+    candidates = [Candidate(7, 500, 0), Candidate(3, 500, 0), Candidate(5, 500, 0)]
+    assert choose(strategy, candidates).winner == 3
+
+
+def test_a_team_without_scores_shares_alike() -> None:
+    trace = Trace([0, 0, 0], lambda _, __: range(3)).run(300)
+    assert trace.given == [100, 100, 100]
+
+
+def test_shares_are_whole_and_add_up_and_the_winner_gets_the_remainder() -> None:
+    decision = choose(Strategy.BALANCED, [Candidate(0, 1, 0), Candidate(1, 1, 5), Candidate(2, 1, 0)])
+    assert decision.winner == 1
+    assert [c.share for c in decision.considered] == [333_333, 333_334, 333_333]
+    assert decision.deltas() == {0: 333_333, 1: -666_666, 2: 333_333}
+
+
+def test_by_score_nobody_is_owed_anything_for_it() -> None:
+    decision = choose(Strategy.SCORE, [Candidate(0, 9, -50), Candidate(1, 1, 50)])
+    assert decision.winner == 0
+    assert decision.deltas() == {0: 0, 1: 0}
+    assert sum(c.share for c in decision.considered) == APPOINTMENT_UNITS
+
+
+def test_what_is_packed_is_unpacked_and_its_deltas_are_the_same() -> None:
+    decision = Decision(65_535, (Considered(0, 999_999, -(2**31)), Considered(65_535, 1, 2**31 - 1)))
+    assert len(decision.packed()) == 20
+    assert unpack_considered(decision.packed()) == decision.considered
+    assert deficit_deltas(65_535, unpack_considered(decision.packed())) == decision.deltas()
+
+
+def test_a_small_team_is_looked_at_whole_and_a_large_one_from_a_rotating_word() -> None:
+    assert considered_columns([31, 4, 0], [0], 9) == [0, 4, 31]
+    many = range(0, 128, 2)  # 16 in each of four words
+    assert considered_columns(many, [0, 1, 2, 3], 1) == [*range(32, 96, 2)]
+    assert considered_columns(many, [0, 1, 2, 3], 7) == [*range(96, 128, 2), *range(0, 32, 2)]
+    assert considered_columns([1, 127], [0, 1, 2, 3], 3) == [127, 1]
+    assert considered_columns([], [0, 1], 0) == []
+
+
+def test_the_reason_says_which_rule_decided() -> None:
+    reasons = {reason_of(strategy, 4) for strategy in Strategy}
+    assert reasons == {"asked for by the client", "best score of 4 free", "owed most by score among 4 free"}

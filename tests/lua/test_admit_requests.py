@@ -1,0 +1,66 @@
+"""Before its slot a request is counted and its idempotency key looked at; refused there, it does nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.claims.gate import Admission, Answer, Rate, Settlement
+from service.claims.scripts import ClaimOutcome
+from service.errors import Unavailable
+from tests.lua.world import ORG, World, at, coach, roster_of
+
+NOON = 144
+
+
+@pytest.mark.outcome("claim_slot", "limited", "admitted")
+async def test_over_the_limit_nothing_else_is_done(world: World) -> None:
+    await world.ready()
+    rate = Rate("key-1", 2, 60_000)
+    seen = [await world.gate.admit(Admission(ORG, rate=rate)) for _ in range(2)]
+    assert [(r.outcome.value, r.rate_count) for r in seen] == [("admitted", 1), ("admitted", 2)]
+    assert 0 < seen[1].rate_reset_ms <= 60_000
+    reply = await world.gate.admit(Admission(ORG, rate=rate, claim=world.wish(at(NOON))))
+    assert (reply.outcome, reply.rate_count) == (ClaimOutcome.LIMITED, 3)
+    assert await world.grid.pending() == {}
+
+
+@pytest.mark.outcome("claim_slot", "admitted")
+async def test_a_limit_of_0_counts_and_never_refuses(world: World) -> None:
+    await world.publish()
+    for number in range(1, 6):
+        reply = await world.gate.admit(Admission(ORG, rate=Rate("free", 0, 60_000)))
+        assert (reply.outcome, reply.rate_count) == (ClaimOutcome.ADMITTED, number)
+
+
+@pytest.mark.outcome("claim_slot", "claimed", "in_progress", "replay", "reused")
+async def test_a_key_is_in_progress_then_replays_and_refuses_another_request(world: World) -> None:
+    await world.ready()
+    first = world.wish(at(NOON), idempotency_key="key")
+    assert (await world.claim(first)).outcome is ClaimOutcome.CLAIMED
+    again = world.wish(at(NOON), idempotency_key="key")
+    assert (await world.claim(again)).outcome is ClaimOutcome.IN_PROGRESS
+    answer = Answer("key", "a" * 32, 201, first.token, b'{"answer": "1"}')
+    await world.gate.settle(Settlement(ORG, first.token, None, (), answer))
+    replay = await world.claim(again)
+    assert (replay.outcome, replay.first) == (ClaimOutcome.REPLAY, b'{"answer": "1"}')
+    assert (await world.claim(again, "b" * 32)).outcome is ClaimOutcome.REUSED
+    assert len(await world.grid.pending()) == 0
+
+
+@pytest.mark.outcome("claim_slot", "claimed", "taken")
+async def test_a_refused_request_leaves_its_key_free(world: World) -> None:
+    await world.publish(roster_of([coach(0)]))
+    await world.derive()
+    await world.claim(world.wish(at(NOON)))
+    assert (await world.claim(world.wish(at(NOON), idempotency_key="key"))).outcome is ClaimOutcome.TAKEN
+    other = world.wish(at(NOON + 6), idempotency_key="key")
+    assert (await world.claim(other, "b" * 32)).outcome is ClaimOutcome.CLAIMED
+
+
+@pytest.mark.outcome("claim_slot", "broken")
+async def test_a_request_that_cannot_be_evaluated_is_told_so(world: World) -> None:
+    await world.ready()
+    await world.redis.delete(world.keys.roster(ORG))
+    await world.redis.set(world.keys.roster(ORG), "not a hash")
+    with pytest.raises(Unavailable, match="could not evaluate"):
+        await world.claim(world.wish(at(NOON)))

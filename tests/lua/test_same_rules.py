@@ -1,0 +1,219 @@
+"""The script decides as `service/domain` does: who is free, who is looked at, who gets it, who is owed what.
+
+Postgres-only mode, rebuilding and the distribution go by Python; claims go by Lua. Random rosters, planes,
+limits and deficits are put to both, and a release must then bring every byte back.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.claims.scripts import ClaimOutcome, ReleaseOutcome
+from service.domain.assignment import Candidate, Decision, Strategy, choose, considered_columns
+from service.domain.calendar import Roster
+from service.domain.grid import CELLS_PER_DAY, Placement, Planes, columns_in
+from service.domain.plane import cells_mask, plane_of
+from tests.lua.world import DAY, ORG, World, at, coach, roster_of
+
+DAYS = range(DAY - 1, DAY + 2)
+ZONES = ("Asia/Tokyo", "Europe/Paris", "UTC")
+SCORES = (0, 1, 333_333, 500_000, 500_001, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A roster, a grid and a wish, drawn from a few shapes and a seed."""
+
+    columns: int
+    share_in_team: float
+    zones: int
+    share_working: float
+    share_busy: float
+    limit: int
+    strategy: Strategy
+    start: int
+    cells: int
+    before: int
+    after: int
+    turn: int
+    seed: int
+
+
+situations = st.builds(
+    Situation,
+    columns=st.one_of(st.integers(1, 8), st.integers(30, 70)),
+    share_in_team=st.sampled_from([0.05, 0.5, 1.0]),
+    zones=st.integers(1, 3),
+    share_working=st.sampled_from([0.3, 0.9, 1.0]),
+    share_busy=st.sampled_from([0.0, 0.2, 0.8]),
+    limit=st.sampled_from([0, 1, 3, 100]),
+    strategy=st.sampled_from(Strategy),
+    start=st.integers(0, CELLS_PER_DAY - 1),
+    cells=st.integers(1, 40),
+    before=st.integers(0, 12),
+    after=st.integers(0, 12),
+    turn=st.integers(0, 65_535),
+    seed=st.integers(0, 2**32),
+)
+
+
+class Drawn:
+    """What the seed makes of a situation: everything both sides are told."""
+
+    def __init__(self, situation: Situation) -> None:
+        self.situation = s = situation
+        chance = random.Random(s.seed)
+        names = ZONES[: s.zones]
+        coaches = [
+            coach(
+                column,
+                score=chance.choice(SCORES),
+                zone=chance.choice(names),
+                limit=chance.randint(0, s.limit),
+            )
+            for column in range(s.columns)
+        ]
+        team = tuple(column for column in range(s.columns) if chance.random() < s.share_in_team)
+        self.roster: Roster = roster_of(coaches, team)
+        self.placement: Placement = at(s.start, s.cells, before=s.before, after=s.after)
+        start = DAY * CELLS_PER_DAY + s.start
+        self.open: dict[int, dict[int, int]] = {day: {} for day in DAYS}
+        self.occupied: dict[int, dict[int, int]] = {day: {} for day in DAYS}
+        for column in range(s.columns):
+            # Hours and busy times end near the wanted time, so that sometimes it is an edge that decides.
+            works = chance.random() < s.share_working
+            hours = (start - chance.randint(0, 3), start + s.cells + chance.randint(-1, 3)) if works else (0, 0)
+            near = chance.choice(
+                [start - s.before - 3, start - s.before, start, start + s.cells, start + s.cells + s.after]
+            )
+            busy = (near, near + chance.randint(1, 3)) if chance.random() < s.share_busy else (0, 0)
+            for day in DAYS:
+                self.open[day][column] = cells_mask(day, *hours)
+                self.occupied[day][column] = cells_mask(day, *busy)
+        self.counts = {day: [chance.randint(0, 2) for _ in range(s.columns)] for day in DAYS}
+        self.deficits = [chance.choice([0, 0, chance.randint(-(10**7), 10**7)]) for _ in range(s.columns)]
+        wanted = [number for number in range(len(self.roster.zones)) if chance.random() < 0.8]
+        groups = {number: DAY + chance.choice([-1, 0, 0, 1]) for number in wanted}
+        one_zone = len(self.roster.zones) == 1
+        self.zones = tuple((None if one_zone else number, day) for number, day in groups.items())
+        self.column = chance.choice(team or (0,)) if s.strategy is Strategy.REQUESTED else -1
+
+    def free(self) -> list[int]:
+        """The free columns of the team, by Python's planes."""
+        s, width = self.situation, self.roster.width
+        planes = Planes.join(
+            DAYS.start,
+            width,
+            [(plane_of(self.open[day], width), plane_of(self.occupied[day], width)) for day in DAYS],
+        )
+        starts = planes.starts(cells=s.cells, before=s.before, after=s.after)
+        row = dict(planes.iterate(starts)).get(self.placement.start, 0)
+        row &= self.roster.team_mask(self.roster.calendars[0].team)
+        return [column for column in columns_in(row, width) if self._may(column) and self.column in (-1, column)]
+
+    def _may(self, column: int) -> bool:
+        member = self.roster.coach_by_column[column]
+        mine = [day for zone, day in self.zones if zone in (None, self.roster.zone_numbers[member.timezone])]
+        return any(self.counts[day][column] < member.max_daily_appointments for day in mine)
+
+    def decision(self) -> Decision | None:
+        """Who is considered and who wins, by Python; None when nobody is free."""
+        team = self.roster.calendars[0].team
+        words = sorted({column // 32 for column in team})
+        columns = considered_columns(self.free(), words, self.situation.turn)
+        if not columns:
+            return None
+        score = {c.column: c.score for c in self.roster.coaches}
+        return choose(self.situation.strategy, [Candidate(c, score[c], self.deficits[c]) for c in columns])
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(situation=situations)
+async def test_lua_and_python_decide_alike_and_a_release_restores_every_byte(
+    world: World, situation: Situation
+) -> None:
+    drawn = Drawn(situation)
+    await world.redis.flushall()
+    await world.publish(drawn.roster, drawn.deficits)
+    for day in DAYS:
+        await world.derive(day, open_cells=drawn.open[day], occupied=drawn.occupied[day], counts=drawn.counts[day])
+    before = await world.snapshot()
+    wish = world.wish(
+        drawn.placement,
+        zones=drawn.zones,
+        strategy=situation.strategy,
+        column=drawn.column,
+        turn=situation.turn,
+    )
+    expected = drawn.decision()
+    reply = await world.claim(wish)
+    if expected is None:
+        assert reply.outcome is ClaimOutcome.TAKEN
+        assert await world.snapshot() == before
+        return
+    assert reply.outcome is ClaimOutcome.CLAIMED
+    assert reply.first == expected.winner
+    assert reply.second == expected.packed()
+    await _check_written(world, drawn, expected, wish.token)
+    zone = drawn.roster.coach_by_column[expected.winner].timezone
+    local_day = next(day for number, day in drawn.zones if number in (None, drawn.roster.zone_numbers[zone]))
+    assert await world.release(wish, local_day) is ReleaseOutcome.RELEASED
+    assert await world.snapshot() == before
+
+
+async def _check_written(world: World, drawn: Drawn, decision: Decision, token: str) -> None:
+    columns, width = drawn.situation.columns, drawn.roster.width
+    deltas = decision.deltas() if drawn.situation.strategy is Strategy.BALANCED else {}
+    owed = [deficit + deltas.get(column, 0) for column, deficit in enumerate(drawn.deficits)]
+    assert await world.grid.deficits(ORG, columns) == owed
+    assert sum(owed) == sum(drawn.deficits)
+    placement, winner = drawn.placement, decision.winner
+    read = await world.grid.read(ORG, DAYS, list(DAYS))
+    counted = (await world.grid.pending())[token].local_day
+    for day, planes in zip(DAYS, read.days, strict=True):
+        occupied = dict(drawn.occupied[day])
+        occupied[winner] |= cells_mask(day, placement.occupied_start, placement.occupied_end)
+        assert planes == (plane_of(drawn.open[day], width), plane_of(occupied, width))
+        counts = [n + (day == counted and column == winner) for column, n in enumerate(drawn.counts[day])]
+        assert await world.grid.read_counts(ORG, day, columns) == counts
+        full = [c.column for c in drawn.roster.coaches if counts[c.column] >= c.max_daily_appointments]
+        row = int.from_bytes(read.full[day] or b"", "big")
+        assert [column for column in columns_in(row, width) if column < columns] == full
+
+
+def test_the_situations_reach_every_kind_of_answer() -> None:
+    """The property above would prove little if nobody or everybody were free in all it tries."""
+    chance = random.Random(1)
+    kinds: set[str] = set()
+    for seed in range(150):
+        situation = Situation(
+            columns=chance.choice([5, 70]),
+            share_in_team=chance.choice([0.05, 1.0, 1.0]),
+            zones=chance.randint(1, 3),
+            share_working=0.9,
+            share_busy=chance.choice([0.0, 0.8]),
+            limit=chance.choice([1, 100]),
+            strategy=Strategy.BALANCED,
+            start=chance.randint(0, 287),
+            cells=chance.randint(1, 40),
+            before=chance.randint(0, 12),
+            after=chance.randint(0, 12),
+            turn=chance.randint(0, 2),
+            seed=seed,
+        )
+        drawn = Drawn(situation)
+        decision, free = drawn.decision(), drawn.free()
+        kinds.add("taken" if decision is None else "one" if len(decision.considered) == 1 else "several")
+        if decision is not None and len(free) > len(decision.considered):
+            kinds.add("some of the free ones were not looked at")
+        if 0 < len(free) < len(drawn.roster.calendars[0].team):
+            kinds.add("some of the team were not free")
+        if drawn.placement.occupied_start // CELLS_PER_DAY != (drawn.placement.occupied_end - 1) // CELLS_PER_DAY:
+            kinds.add("across midnight")
+    assert len(kinds) == 6
