@@ -21,7 +21,8 @@ from service.claims.keys import Shards
 from service.claims.scripts import Scripts
 from service.clock import Clock, SystemClock
 from service.config import Settings
-from service.db.appointments import AppointmentStore, BookingCommitter
+from service.db.appointments import AppointmentStore
+from service.db.commit import BookingCommitter
 from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
 from service.db.keys import KeyStore

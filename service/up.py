@@ -47,11 +47,11 @@ def up(settings: Settings) -> None:
         with Supervisor(lambda _name, pid: forget_process(pid, metrics_dir)) as supervisor:
             servers: list[EmbeddedPostgres | EmbeddedRedis] = []
             if settings.database_url is None:
-                postgres = EmbeddedPostgres(data_dir / "postgres")
+                postgres = EmbeddedPostgres(data_dir)
                 servers.append(postgres)
                 settings = replace(settings, database_url=postgres.url)
             if settings.redis_url is None:
-                redis = EmbeddedRedis(data_dir / "redis")
+                redis = EmbeddedRedis(data_dir)
                 servers.append(redis)
                 settings = replace(settings, redis_url=redis.url)
             say("starting Postgres and Redis ...")

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from service.app import Services
-from service.claims.gate import Rate
+from service.claims.messages import Rate
 from service.domain.grid import instant_of
-from service.operations.book import BookingRequest
 from service.operations.caller import Caller
+from service.operations.plan_booking import BookingRequest
 
 
 def caller(org: int) -> Caller:

@@ -20,8 +20,9 @@ from service.api.parsing import (
 from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment
 from service.domain.appointment import Appointment, etag_of, render
 from service.errors import InvalidRequest
-from service.operations.book import Book, BookingRequest
+from service.operations.book import Book
 from service.operations.change import ChangeAppointment
+from service.operations.plan_booking import BookingRequest
 
 _BOOK = msgspec.json.Decoder(BookAppointment)
 _CANCEL = msgspec.json.Decoder(CancelAppointment)

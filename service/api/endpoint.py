@@ -16,7 +16,8 @@ from sanic.response import HTTPResponse
 
 from service.api.parsing import correlation_id, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
-from service.claims.gate import Admission, Gate, RateState
+from service.claims.gate import Gate
+from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.errors import BookingError, NotFound, RateLimitExceeded, Unavailable
 from service.logs import get_logger

@@ -8,115 +8,17 @@ the script's arrays happens here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
 from service.batching import Batcher
 from service.claims.keys import Keys, Shards
+from service.claims.messages import Admission, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ClaimReply, ReleaseOutcome, Scripts, SettleOutcome
-from service.domain.assignment import Strategy
 from service.domain.grid import Placement
 from service.errors import Unavailable
 
 MOST_IN_ONE_CALL = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """What a request is counted against: the API key's id, its limit a window (0: none), the window's length."""
-
-    key_id: str
-    limit: int
-    window_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class RateState:
-    """Where a key stands after a request: its limit, what is left, and ms until the window ends."""
-
-    limit: int
-    remaining: int
-    reset_ms: int
-
-    @classmethod
-    def after(cls, rate: Rate, count: int, reset_ms: int) -> RateState:
-        """The state after the request that made the counter `count`."""
-        left = max(0, rate.limit - count) if rate.limit else 0
-        return cls(rate.limit, left, reset_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """An idempotency key being begun: the client's key, the fingerprint (32 hex digits), the owner's token."""
-
-    key: str
-    fingerprint: str
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class SlotClaim:
-    """A wish to take a time.
-
-    `zones` holds (zone index or None when the whole roster is in one zone, local day number) for every zone of
-    the team whose start grid contains the start; `column` is -1 unless a coach was asked for.
-    """
-
-    org: int
-    version: int
-    width: int
-    calendar_number: int
-    token: str
-    placement: Placement
-    zones: tuple[tuple[int | None, int], ...]
-    strategy: Strategy
-    column: int
-    turn: int
-    idempotency_key: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Everything one request asks of the gate."""
-
-    org: int
-    rate: Rate | None = None
-    mark: Mark | None = None
-    claim: SlotClaim | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A finished answer to keep for replays."""
-
-    key: str
-    fingerprint: str
-    status: int
-    appointment_id: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """A committed change: the token to drop, the event ('org appointment sequence'), its streams, the answer."""
-
-    org: int
-    token: str | None
-    event: str | None
-    streams: tuple[str, ...]
-    answer: Answer | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A token whose time is to be freed, with the placement and local day it was noted with."""
-
-    org: int
-    token: str
-    placement: Placement
-    local_day: int
-    idempotency_key: str | None = None
 
 
 class _KeyList:

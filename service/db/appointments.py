@@ -1,193 +1,22 @@
-"""Appointments in Postgres: the group commit of bookings, and changes of one appointment.
-
-A booking is written by `BookingCommitter`: one prepared statement on a connection of its own carries every
-booking waiting in that moment. What did not take lost to a constraint; what was lost on the way is written
-again under the same id, because only a second insert of the same id waits for the first and then tells the truth.
-"""
+"""Appointments in Postgres: reading them, and changing one at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 import orjson
 
-from service.batching import Batcher
-from service.db.connection import CROWDED, TRY_AGAIN, UNKNOWN, Database, open_connection
-from service.db.statements import statement
+from service.db.connection import Database
 from service.domain.appointment import Appointment, Status
 from service.domain.event import EventType
 from service.domain.grid import day_start
-from service.errors import OutcomeUnknown, Unavailable
-from service.logs import get_logger
+from service.errors import OutcomeUnknown
 
-MOST_IN_ONE_COMMIT = 128
 ATTEMPTS = 4
-
-_log = get_logger("db.appointments")
-
-
-class NewBooking(msgspec.Struct, frozen=True, kw_only=True):
-    """A claimed booking on its way into Postgres: the appointment and what only its row and event hold."""
-
-    appointment: Appointment
-    idempotency_key: str | None
-    fingerprint: bytes | None
-    actor: str
-    correlation_id: str
-    considered: bytes
-    data: bytes
-
-
-class CommitOutcome(StrEnum):
-    """What became of a booking's row.
-
-    taken: it is in Postgres. lost: a constraint refused it, somebody has that time. repeated: the idempotency key
-    is in Postgres under another id. expired: the reconciler gave the claim up before the row came.
-    """
-
-    TAKEN = "taken"
-    LOST = "lost"
-    REPEATED = "repeated"
-    EXPIRED = "expired"
-
-
-class Committed(msgspec.Struct, frozen=True):
-    """A booking's outcome; for `repeated` the fingerprint and the answer that the key has."""
-
-    outcome: CommitOutcome
-    fingerprint: bytes | None = None
-    answer: bytes | None = None
-
-
-class BookingCommitter:
-    """Commits bookings in groups on one connection of its own (no pool checkout, no reset on the hot path)."""
-
-    def __init__(
-        self, url: str, *, observe: Callable[[int], None] = lambda _size: None, most: int = MOST_IN_ONE_COMMIT
-    ) -> None:
-        self._url = url
-        self._batcher: Batcher[NewBooking, Committed] = Batcher(self._commit, most=most, observe=observe)
-        self._connection: Any = None
-        self._prepared: Any = None
-        self._chance = random.Random()
-
-    async def commit(self, booking: NewBooking) -> Committed:
-        """Write one booking. Raises Unavailable (nothing written) or OutcomeUnknown (ask again with the same id)."""
-        return await self._batcher.submit(booking)
-
-    async def close(self) -> None:
-        """Wait for what is under way, then close the connection."""
-        await self._batcher.drain()
-        await self._drop()
-
-    async def _drop(self) -> None:
-        connection, self._connection, self._prepared = self._connection, None, None
-        if connection is not None:
-            connection.terminate()
-
-    async def _statement(self) -> Any:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await open_connection(self._url)
-            self._prepared = await self._connection.prepare(statement("commit_bookings"))
-        return self._prepared
-
-    async def _commit(self, bookings: list[NewBooking]) -> Sequence[Committed]:
-        unknown: BaseException | None = None
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                prepared = await self._statement()
-                rows = await prepared.fetch(*_columns(bookings))
-                taken = {row["appointment_id"] for row in rows}
-                lost = [b for b in bookings if b.appointment.appointment_id not in taken]
-                reasons = await self._explain(lost) if lost else {}
-                done = Committed(CommitOutcome.TAKEN)
-                return [
-                    done if b.appointment.appointment_id in taken else reasons[b.appointment.appointment_id]
-                    for b in bookings
-                ]
-            except TRY_AGAIN as problem:
-                _log.info("commit tried again", error=type(problem).__name__, attempt=attempt)
-                await asyncio.sleep(self._chance.uniform(0, 0.01 * 2**attempt))
-            except asyncpg.DataError:
-                # One row carries something Postgres cannot hold: alone, each tells for itself.
-                if len(bookings) == 1:
-                    raise
-                return [await self._alone(booking) for booking in bookings]
-            except (*UNKNOWN, Unavailable) as problem:
-                unknown = problem if not isinstance(problem, Unavailable) else unknown
-                await self._drop()
-                if attempt == ATTEMPTS:
-                    break
-                await asyncio.sleep(self._chance.uniform(0, 0.05 * 2**attempt))
-            except CROWDED as problem:
-                raise Unavailable(f"Postgres refused for now: {type(problem).__name__}") from problem
-        if unknown is not None:
-            raise OutcomeUnknown("Postgres' answer to the commit was lost") from unknown
-        raise Unavailable("Postgres cannot be reached")
-
-    async def _alone(self, booking: NewBooking) -> Committed:
-        return (await self._commit([booking]))[0]
-
-    async def _explain(self, lost: list[NewBooking]) -> dict[UUID, Committed]:
-        """Why each booking's row did not take; a row of its own id means that an earlier attempt did."""
-        rows = await self._connection.fetch(
-            statement("find_lost_bookings"),
-            [b.appointment.org for b in lost],
-            [b.appointment.appointment_id for b in lost],
-            [b.idempotency_key for b in lost],
-        )
-        found = {b.appointment.appointment_id: Committed(CommitOutcome.LOST) for b in lost}
-        for row in sorted(rows, key=lambda row: row["wanted_id"] == row["appointment_id"]):
-            if row["wanted_id"] != row["appointment_id"]:
-                found[row["wanted_id"]] = Committed(CommitOutcome.REPEATED, row["fingerprint"], row["data"])
-            elif row["status"] == Status.VOID:
-                found[row["wanted_id"]] = Committed(CommitOutcome.EXPIRED)
-            else:
-                found[row["wanted_id"]] = Committed(CommitOutcome.TAKEN)
-        return found
-
-
-def _columns(bookings: list[NewBooking]) -> tuple[list[Any], ...]:
-    rows: list[tuple[Any, ...]] = []
-    for booking in bookings:
-        a = booking.appointment
-        rows.append(
-            (
-                a.org,
-                a.appointment_id,
-                a.calendar_number,
-                a.column,
-                a.contact_id,
-                a.contact_email,
-                a.contact_name,
-                a.start_time,
-                a.end_time,
-                a.occupied_start,
-                a.occupied_end,
-                day_start(a.local_day).date(),
-                a.timezone,
-                a.strategy,
-                a.considered,
-                a.notes,
-                orjson.dumps(a.metadata),
-                booking.idempotency_key,
-                booking.fingerprint,
-                a.created_at,
-                booking.actor,
-                booking.correlation_id,
-                booking.considered,
-                booking.data,
-            )
-        )
-    return tuple(list(column) for column in zip(*rows, strict=True))
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

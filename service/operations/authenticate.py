@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import msgspec
 
-from service.claims.gate import Rate
+from service.claims.messages import Rate
 from service.clock import Clock
 from service.db.keys import KeyRecord, KeyStore, hash_of
 from service.db.rosters import RosterStore

@@ -11,25 +11,21 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
 
 import uuid_utils
 
-from service.claims.gate import Admission, Answer, Gate, Mark, RateState, Release, Settlement, SlotClaim
+from service.claims.gate import Gate
+from service.claims.messages import Admission, Answer, Mark, RateState, Release, Settlement, SlotClaim
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.clock import Clock
-from service.db.appointments import AppointmentStore, BookingCommitter, CommitOutcome, Committed, NewBooking
-from service.domain.appointment import Appointment, Status, render
-from service.domain.assignment import Strategy
-from service.domain.calendar import Calendar, Coach, Roster, aligned_groups, earliest_start, latest_start
+from service.db.appointments import AppointmentStore
+from service.db.commit import BookingCommitter, CommitOutcome, Committed, NewBooking
+from service.domain.appointment import Appointment, render
 from service.domain.event import EventType, heard_by
-from service.domain.grid import CELL_MINUTES, Placement, instant_of
 from service.errors import (
     BookingError,
     IdempotencyInProgress,
     IdempotencyKeyReused,
-    InvalidRequest,
     OutcomeUnknown,
     RateLimitExceeded,
     SlotUnavailable,
@@ -40,6 +36,7 @@ from service.metrics import Metrics
 from service.operations.caller import Caller
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
+from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import Rosters
 from service.operations.tracking import TrackedTasks
 
@@ -50,23 +47,6 @@ DUPLICATE_LOOK_S = 0.05
 _log = get_logger("operations.book")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BookingRequest:
-    """A checked wish for an appointment; times are aware, `fingerprint` (32 hex digits) stands for the request."""
-
-    calendar_id: str
-    start_time: datetime
-    end_time: datetime | None
-    contact_email: str
-    contact_name: str | None
-    notes: str | None
-    timezone: str | None
-    coach_id: str | None
-    metadata: dict[str, Any]
-    idempotency_key: str | None
-    fingerprint: str
-
-
 @dataclass(frozen=True, slots=True)
 class Booked:
     """The answer to a booking: the appointment as JSON, and whether it was given before."""
@@ -74,18 +54,6 @@ class Booked:
     appointment_id: str
     body: bytes
     replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A request measured against a roster: what would be claimed."""
-
-    roster: Roster
-    calendar: Calendar
-    coach: Coach | None
-    placement: Placement
-    zones: tuple[tuple[int | None, int], ...]
-    strategy: Strategy
 
 
 class RateSeen:
@@ -138,7 +106,7 @@ class Book:
         give_up_waiting = asyncio.get_running_loop().time() + DUPLICATE_WAIT_S
         while attempts < CLAIM_ATTEMPTS:
             try:
-                plan = self._plan(request, await self._rosters.get(caller.org))
+                plan = plan_of(request, await self._rosters.get(caller.org), self._clock.now())
             except BookingError as problem:
                 return await self._replay_or_raise(problem, request, caller, rate)
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
@@ -162,7 +130,7 @@ class Book:
             attempts += 1
         raise Unavailable("repeated attempts at this time came to no answer")
 
-    async def _not_claimed(self, request: BookingRequest, caller: Caller, plan: _Plan, reply: ClaimReply) -> Booked:
+    async def _not_claimed(self, request: BookingRequest, caller: Caller, plan: Plan, reply: ClaimReply) -> Booked:
         """The answer the key has, or why there is none: the time is taken, the key stands for another request."""
         if reply.outcome is ClaimOutcome.REPLAY:
             return _replayed(reply.first)
@@ -175,51 +143,7 @@ class Book:
             return replay
         raise await self._unavailable(plan, reply.first)
 
-    def _plan(self, request: BookingRequest, roster: Roster) -> _Plan:
-        """What the request would take. Raises NotFound or InvalidRequest."""
-        calendar = roster.calendar(request.calendar_id)
-        coach = None if request.coach_id is None else roster.coach(request.coach_id)
-        now, start = self._clock.now(), request.start_time
-        if start <= now:
-            raise InvalidRequest([("start_time", "is in the past")])
-        if start < earliest_start(calendar, now):
-            raise InvalidRequest([("start_time", f"needs at least {calendar.min_notice_minutes} minutes' notice")])
-        if start > latest_start(calendar, now):
-            raise InvalidRequest([("start_time", f"is more than {calendar.max_days_ahead} days ahead")])
-        end = self._end(request, calendar)
-        columns = calendar.team if coach is None else (coach.column,)
-        if coach is not None and coach.column not in calendar.team:
-            raise InvalidRequest([("coach_id", f"{coach.coach_id!r} is not booked through {calendar.calendar_id!r}")])
-        off_grid = InvalidRequest(
-            [("start_time", f"is not on the calendar's grid of {calendar.slot_interval} minutes")]
-        )
-        if start.second or start.microsecond or start.minute % CELL_MINUTES:
-            raise off_grid
-        groups = aligned_groups(roster.zone_groups(columns), start, calendar.slot_interval)
-        if not groups and columns:
-            raise off_grid
-        placement = Placement.of(start, end, calendar.buffer_before, calendar.buffer_after)
-        # One zone in the whole roster needs no mask in the script.
-        one_zone = len(roster.zones) == 1
-        zones = tuple((None if one_zone else group.number, day) for group, day in groups)
-        strategy = Strategy.REQUESTED if coach is not None else calendar.assignment
-        return _Plan(roster, calendar, coach, placement, zones, strategy)
-
-    @staticmethod
-    def _end(request: BookingRequest, calendar: Calendar) -> datetime:
-        usual = request.start_time + timedelta(minutes=calendar.slot_duration)
-        if request.end_time is None or request.end_time == usual:
-            return usual
-        if calendar.max_duration is None:
-            raise InvalidRequest([("end_time", f"this calendar's appointments take {calendar.slot_duration} minutes")])
-        minutes = (request.end_time - request.start_time) / timedelta(minutes=1)
-        if minutes % CELL_MINUTES or not CELL_MINUTES <= minutes <= calendar.max_duration:
-            raise InvalidRequest(
-                [("end_time", f"must be a multiple of 5 minutes after the start, at most {calendar.max_duration}")]
-            )
-        return request.end_time
-
-    def _admission(self, request: BookingRequest, caller: Caller, rate: RateSeen, plan: _Plan, token: str) -> Admission:
+    def _admission(self, request: BookingRequest, caller: Caller, rate: RateSeen, plan: Plan, token: str) -> Admission:
         claim = SlotClaim(
             org=caller.org,
             version=plan.roster.version,
@@ -256,11 +180,13 @@ class Book:
         return reply
 
     async def _commit(
-        self, request: BookingRequest, caller: Caller, plan: _Plan, appointment_id: uuid.UUID, reply: ClaimReply
+        self, request: BookingRequest, caller: Caller, plan: Plan, appointment_id: uuid.UUID, reply: ClaimReply
     ) -> Booked | None:
         """Commit a claim and settle it; None when the time turned out to be somebody else's (claim again)."""
         considered: bytes = reply.second
-        appointment = self._appointment(request, plan, appointment_id, reply.first, len(considered) // 10)
+        appointment = appointment_of(
+            request, plan, appointment_id, reply.first, len(considered) // 10, self._clock.now()
+        )
         body = render(appointment)
         booking = NewBooking(
             appointment=appointment,
@@ -285,42 +211,6 @@ class Book:
             return Booked(str(appointment_id), body, replayed=False)
         return await self._lost(request, plan, appointment, committed)
 
-    def _appointment(
-        self, request: BookingRequest, plan: _Plan, appointment_id: uuid.UUID, column: int, considered: int
-    ) -> Appointment:
-        coach = plan.roster.coach_by_column[column]
-        now = self._clock.now()
-        return Appointment(
-            org=plan.roster.org,
-            appointment_id=appointment_id,
-            calendar_number=plan.calendar.number or 0,
-            calendar_id=plan.calendar.calendar_id,
-            column=column,
-            coach_id=coach.coach_id,
-            contact_id=contact_id_of(plan.roster.org, request.contact_email),
-            contact_email=request.contact_email,
-            contact_name=request.contact_name,
-            start_time=plan.placement.starts_at,
-            end_time=plan.placement.ends_at,
-            occupied_start=instant_of(plan.placement.occupied_start),
-            occupied_end=instant_of(plan.placement.occupied_end),
-            local_day=self._local_day(plan, coach),
-            timezone=request.timezone,
-            status=Status.SCHEDULED,
-            notes=request.notes,
-            metadata=request.metadata,
-            version=1,
-            created_at=now,
-            updated_at=now,
-            strategy=plan.strategy.value,
-            considered=considered,
-        )
-
-    @staticmethod
-    def _local_day(plan: _Plan, coach: Coach) -> int:
-        number = plan.roster.zone_numbers[coach.timezone]
-        return next(day for zone, day in plan.zones if zone is None or zone == number)
-
     async def _settle(self, request: BookingRequest, appointment: Appointment, body: bytes) -> None:
         answer = None
         if request.idempotency_key is not None:
@@ -340,7 +230,7 @@ class Book:
             _log.warning("booking not settled", appointment_id=str(appointment.appointment_id), error=problem.message)
 
     async def _lost(
-        self, request: BookingRequest, plan: _Plan, appointment: Appointment, committed: Committed
+        self, request: BookingRequest, plan: Plan, appointment: Appointment, committed: Committed
     ) -> Booked | None:
         await self._release(request, plan, appointment)
         if committed.outcome is CommitOutcome.REPEATED:
@@ -353,7 +243,7 @@ class Book:
             await self._keeper.repair(appointment.org, [appointment.column], days)
         return None
 
-    async def _release(self, request: BookingRequest, plan: _Plan, appointment: Appointment) -> None:
+    async def _release(self, request: BookingRequest, plan: Plan, appointment: Appointment) -> None:
         release = Release(
             org=appointment.org,
             token=appointment.appointment_id.hex,
@@ -392,19 +282,11 @@ class Book:
         stored = await self._appointments.answer_of_key(caller.org, request.idempotency_key)
         return None if stored is None else _checked_replay(request, *stored)
 
-    async def _unavailable(self, plan: _Plan, revision: int) -> SlotUnavailable:
+    async def _unavailable(self, plan: Plan, revision: int) -> SlotUnavailable:
         alternatives = await self._availability.next_free(
             plan.roster, plan.calendar, plan.coach, plan.placement.starts_at, revision, most=3
         )
         return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
-
-
-def contact_id_of(org: int, email: str) -> uuid.UUID:
-    """A contact's id: UUIDv5 of the organization and the lower-cased address, so an address is one contact."""
-    return uuid.uuid5(_CONTACTS, f"{org}:{email.lower()}")
-
-
-_CONTACTS = uuid.UUID("8a2f3f0e-6c43-5d0b-9d0f-0d9d5f0a4a11")
 
 
 def _replayed(body: bytes) -> Booked:

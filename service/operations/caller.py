@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.claims.gate import Rate
+from service.claims.messages import Rate
 from service.errors import Forbidden
 
 

@@ -12,7 +12,8 @@ from datetime import datetime
 
 import uuid_utils
 
-from service.claims.gate import Gate, Release, Settlement
+from service.claims.gate import Gate
+from service.claims.messages import Release, Settlement
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change
 from service.domain.appointment import Appointment, Status, become, confirm, render

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from service.claims.gate import Answer, Gate, Release, Settlement
+from service.claims.gate import Gate
 from service.claims.grid import GridStore, PendingEntry
+from service.claims.messages import Answer, Release, Settlement
 from service.db.appointments import AppointmentStore
 from service.domain.appointment import Status
 from service.domain.event import EventType, heard_by

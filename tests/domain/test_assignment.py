@@ -54,7 +54,7 @@ class Trace:
             self.given[decision.winner] += 1
             total = sum(self.scores[c] for c in free)
             for column in free:
-                self.earned[column] += self.scores[column] / total
+                self.earned[column] += self.scores[column] / total if total else 1 / len(free)
         return self
 
     @property

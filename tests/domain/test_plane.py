@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain.grid import CELLS_PER_DAY, column_bit
@@ -23,6 +23,7 @@ ALL = (1 << CELLS_PER_DAY) - 1
 shapes = st.one_of(st.integers(0, ALL), st.sampled_from([0, 1, ALL, 1 << 287, 0xFFF << 96]))
 
 
+@settings(max_examples=40)
 @given(cells=st.dictionaries(st.integers(0, 63), shapes, max_size=12))
 def test_a_plane_holds_each_columns_cells_and_nothing_else(cells: dict[int, int]) -> None:
     plane = plane_of(cells, 8)

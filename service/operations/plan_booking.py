@@ -1,0 +1,137 @@
+"""What a wish for an appointment means: measured against a roster, and as the appointment it becomes.
+
+Everything that can be refused without asking Redis or Postgres is refused here, with the field's name.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from service.domain.appointment import Appointment, Status
+from service.domain.assignment import Strategy
+from service.domain.calendar import Calendar, Coach, Roster, aligned_groups, earliest_start, latest_start
+from service.domain.grid import CELL_MINUTES, Placement, instant_of
+from service.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookingRequest:
+    """A checked wish for an appointment; times are aware, `fingerprint` (32 hex digits) stands for the request."""
+
+    calendar_id: str
+    start_time: datetime
+    end_time: datetime | None
+    contact_email: str
+    contact_name: str | None
+    notes: str | None
+    timezone: str | None
+    coach_id: str | None
+    metadata: dict[str, Any]
+    idempotency_key: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request measured against a roster: what would be claimed.
+
+    `zones` as `SlotClaim` takes them: (zone index or None, local day number) of each zone whose grid has the start.
+    """
+
+    roster: Roster
+    calendar: Calendar
+    coach: Coach | None
+    placement: Placement
+    zones: tuple[tuple[int | None, int], ...]
+    strategy: Strategy
+
+
+def plan_of(request: BookingRequest, roster: Roster, now: datetime) -> Plan:
+    """What the request would take. Raises NotFound or InvalidRequest."""
+    calendar = roster.calendar(request.calendar_id)
+    coach = None if request.coach_id is None else roster.coach(request.coach_id)
+    start = request.start_time
+    if start <= now:
+        raise InvalidRequest([("start_time", "is in the past")])
+    if start < earliest_start(calendar, now):
+        raise InvalidRequest([("start_time", f"needs at least {calendar.min_notice_minutes} minutes' notice")])
+    if start > latest_start(calendar, now):
+        raise InvalidRequest([("start_time", f"is more than {calendar.max_days_ahead} days ahead")])
+    end = _end(request, calendar)
+    columns = calendar.team if coach is None else (coach.column,)
+    if coach is not None and coach.column not in calendar.team:
+        raise InvalidRequest([("coach_id", f"{coach.coach_id!r} is not booked through {calendar.calendar_id!r}")])
+    off_grid = InvalidRequest([("start_time", f"is not on the calendar's grid of {calendar.slot_interval} minutes")])
+    if start.second or start.microsecond or start.minute % CELL_MINUTES:
+        raise off_grid
+    groups = aligned_groups(roster.zone_groups(columns), start, calendar.slot_interval)
+    if not groups and columns:
+        raise off_grid
+    placement = Placement.of(start, end, calendar.buffer_before, calendar.buffer_after)
+    # One zone in the whole roster needs no mask in the script.
+    one_zone = len(roster.zones) == 1
+    zones = tuple((None if one_zone else group.number, day) for group, day in groups)
+    strategy = Strategy.REQUESTED if coach is not None else calendar.assignment
+    return Plan(roster, calendar, coach, placement, zones, strategy)
+
+
+def _end(request: BookingRequest, calendar: Calendar) -> datetime:
+    usual = request.start_time + timedelta(minutes=calendar.slot_duration)
+    if request.end_time is None or request.end_time == usual:
+        return usual
+    if calendar.max_duration is None:
+        raise InvalidRequest([("end_time", f"this calendar's appointments take {calendar.slot_duration} minutes")])
+    minutes = (request.end_time - request.start_time) / timedelta(minutes=1)
+    if minutes % CELL_MINUTES or not CELL_MINUTES <= minutes <= calendar.max_duration:
+        raise InvalidRequest(
+            [("end_time", f"must be a multiple of 5 minutes after the start, at most {calendar.max_duration}")]
+        )
+    return request.end_time
+
+
+def appointment_of(
+    request: BookingRequest, plan: Plan, appointment_id: uuid.UUID, column: int, considered: int, now: datetime
+) -> Appointment:
+    """The appointment a claim of `plan` becomes: the winner's column, how many were considered, made at `now`."""
+    coach = plan.roster.coach_by_column[column]
+    return Appointment(
+        org=plan.roster.org,
+        appointment_id=appointment_id,
+        calendar_number=plan.calendar.number or 0,
+        calendar_id=plan.calendar.calendar_id,
+        column=column,
+        coach_id=coach.coach_id,
+        contact_id=contact_id_of(plan.roster.org, request.contact_email),
+        contact_email=request.contact_email,
+        contact_name=request.contact_name,
+        start_time=plan.placement.starts_at,
+        end_time=plan.placement.ends_at,
+        occupied_start=instant_of(plan.placement.occupied_start),
+        occupied_end=instant_of(plan.placement.occupied_end),
+        local_day=_local_day(plan, coach),
+        timezone=request.timezone,
+        status=Status.SCHEDULED,
+        notes=request.notes,
+        metadata=request.metadata,
+        version=1,
+        created_at=now,
+        updated_at=now,
+        strategy=plan.strategy.value,
+        considered=considered,
+    )
+
+
+def _local_day(plan: Plan, coach: Coach) -> int:
+    number = plan.roster.zone_numbers[coach.timezone]
+    return next(day for zone, day in plan.zones if zone is None or zone == number)
+
+
+def contact_id_of(org: int, email: str) -> uuid.UUID:
+    """A contact's id: UUIDv5 of the organization and the lower-cased address, so an address is one contact."""
+    return uuid.uuid5(_CONTACTS, f"{org}:{email.lower()}")
+
+
+_CONTACTS = uuid.UUID("8a2f3f0e-6c43-5d0b-9d0f-0d9d5f0a4a11")

@@ -1,0 +1,146 @@
+"""Everybody who waits shares one statement, and each is told what became of its own row."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from uuid import UUID
+
+import msgspec
+import pytest
+import uuid_utils
+
+from service.db.appointments import AppointmentStore, CommitOutcome, NewBooking
+from service.db.connection import Database
+from service.domain.appointment import Status
+from service.errors import BookingError, Unavailable
+from tests.db.rows import MONDAY, ORG, booking, committing, looking_into
+
+HOUR = timedelta(hours=1)
+
+
+async def test_a_batch_in_which_some_lose_tells_each_what_became_of_its_row(database_url: str) -> None:
+    async with committing(database_url) as (committer, sizes), looking_into(database_url) as sql:
+        earlier = booking(MONDAY, key="used")
+        assert (await committer.commit(earlier)).outcome is CommitOutcome.TAKEN
+        buried = UUID(int=uuid_utils.uuid7().int)
+        database = Database(database_url)
+        await database.open()
+        day = earlier.appointment.local_day
+        assert await AppointmentStore(database).bury_claim(ORG, buried, 0, MONDAY, MONDAY + HOUR, day)
+        await database.close()
+        batch = {
+            "free": booking(MONDAY + HOUR),
+            "same start": booking(MONDAY),
+            "overlapping": booking(MONDAY + timedelta(minutes=25)),
+            "twin of another": booking(MONDAY + HOUR),
+            "key of another": booking(MONDAY + 2 * HOUR, key="used"),
+            "buried": booking(MONDAY + 3 * HOUR, appointment_id=buried),
+            "written before": earlier,
+            "new key": booking(MONDAY + 4 * HOUR, key="new"),
+            "same new key": booking(MONDAY + 5 * HOUR, key="new"),
+        }
+        answers = await asyncio.gather(*(committer.commit(one) for one in batch.values()))
+        outcomes = dict(zip(batch, answers, strict=True))
+        assert sizes == [1, len(batch)]
+        rows = await sql.fetch("SELECT appointment_id FROM appointments WHERE status = 'scheduled'")
+        events = await sql.fetch("SELECT appointment_id, data FROM events")
+    assert {name: answer.outcome.value for name, answer in outcomes.items()} == {
+        "free": "taken",
+        "same start": "lost",
+        "overlapping": "lost",
+        "twin of another": "lost",
+        "key of another": "repeated",
+        "buried": "expired",
+        "written before": "taken",
+        "new key": "taken",
+        "same new key": "repeated",
+    }
+    assert outcomes["key of another"].answer == earlier.data
+    assert outcomes["same new key"].answer == batch["new key"].data
+    assert outcomes["key of another"].fingerprint == bytes(16)
+    taken = {batch[name].appointment.appointment_id for name in ("free", "written before", "new key")}
+    assert {UUID(int=row["appointment_id"].int) for row in rows} == taken
+    assert {UUID(int=row["appointment_id"].int): row["data"] for row in events} == {
+        one.appointment.appointment_id: one.data for one in batch.values() if one.appointment.appointment_id in taken
+    }
+
+
+def _poisoned() -> dict[str, NewBooking]:
+    start = MONDAY + timedelta(days=1)
+    return {
+        "a NUL in the notes": booking(start, notes="a\0b"),
+        "a lone surrogate": booking(start, notes="\ud800"),
+        "a column no integer holds": booking(start, column=2**40),
+        "a coach nobody knows": booking(start, column=999),
+        "a calendar nobody knows": booking(start, calendar_number=999),
+        "an end before its start": booking(start, minutes=-5),
+        "an idempotency key too long for its index": booking(start, key="".join(map(chr, range(33, 30_000)))),
+        "more considered than a number holds": booking(start, considered=40_000),
+    }
+
+
+async def test_a_row_postgres_cannot_hold_fails_alone(database_url: str) -> None:
+    poisoned = _poisoned()
+    async with committing(database_url) as (committer, sizes), looking_into(database_url) as sql:
+        for number, (why, bad) in enumerate(poisoned.items()):
+            neighbours = [booking(MONDAY + number * HOUR, column=column) for column in range(3)]
+            answers = await asyncio.gather(
+                *(committer.commit(one) for one in (neighbours[0], bad, *neighbours[1:])), return_exceptions=True
+            )
+            good = [answers[0], *answers[2:]]
+            assert [getattr(one, "outcome", one) for one in good] == [CommitOutcome.TAKEN] * 3, why
+            assert isinstance(answers[1], BookingError), f"{why}: {answers[1]!r}"
+            assert not isinstance(answers[1], Unavailable), why
+        assert await sql.fetchval("SELECT count(*) FROM appointments") == 3 * len(poisoned)
+    assert sizes == [4] * len(poisoned)
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03"])
+async def test_a_batch_that_was_in_somebodys_way_is_written_again(database_url: str, sqlstate: str) -> None:
+    async with committing(database_url) as (committer, _), looking_into(database_url) as sql:
+        # A sequence is not rolled back, so the obstacle is there for the first two attempts and then gone.
+        await sql.execute(
+            f"""
+            CREATE SEQUENCE attempts;
+            CREATE FUNCTION refuse_twice() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF nextval('attempts') <= 2 THEN RAISE EXCEPTION 'in the way' USING ERRCODE = '{sqlstate}'; END IF;
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER refuse_twice AFTER INSERT ON appointments
+                FOR EACH STATEMENT EXECUTE FUNCTION refuse_twice();
+            """
+        )
+        batch = [booking(MONDAY + n * HOUR) for n in range(3)]
+        answers = await asyncio.gather(*(committer.commit(one) for one in batch))
+        assert [answer.outcome for answer in answers] == [CommitOutcome.TAKEN] * 3
+        assert await sql.fetchval("SELECT last_value FROM attempts") == 3
+        assert await sql.fetchval("SELECT count(*) FROM appointments") == 3
+
+
+async def test_batches_of_two_processes_that_want_the_same_rows_both_end(database_url: str) -> None:
+    """Rows go in by key, so two batches in opposite orders wait for each other one way only."""
+    async with committing(database_url) as (one, _), committing(database_url) as (other, _):
+        starts = [MONDAY + n * HOUR for n in range(40)]
+        first = [one.commit(booking(start, column=n % 3)) for n, start in enumerate(starts)]
+        second = [other.commit(booking(start, column=n % 3)) for n, start in reversed(list(enumerate(starts)))]
+        answers = await asyncio.gather(*first, *second)
+    won = [answer.outcome for answer in answers]
+    assert won.count(CommitOutcome.TAKEN) == won.count(CommitOutcome.LOST) == len(starts)
+
+
+async def test_an_answer_is_kept_byte_for_byte(database_url: str) -> None:
+    one = booking(MONDAY, key="key", notes="ü \\u0000 \n", metadata={"b": 1, "a": [1.50, None]})
+    odd = msgspec.structs.replace(one, data=b'{ "spaces" :1, "a":1,\n"a":2}')
+    async with committing(database_url) as (committer, _):
+        await committer.commit(odd)
+        again = await committer.commit(booking(MONDAY + HOUR, key="key"))
+    assert (again.outcome, again.answer) == (CommitOutcome.REPEATED, odd.data)
+    database = Database(database_url)
+    await database.open()
+    stored = await AppointmentStore(database).get(ORG, one.appointment.appointment_id)
+    await database.close()
+    assert stored is not None
+    assert stored.status is Status.SCHEDULED
+    assert msgspec.structs.replace(stored, contact_name=None) == one.appointment

@@ -1,0 +1,94 @@
+"""A commit whose answer was lost is asked again under the same id, and then told truly, once for each booking."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service.db.appointments import CommitOutcome
+from tests.db.rows import MONDAY, booking, committing, looking_into
+from tests.servers import eventually
+
+# The first transaction to commit appointments is held up inside its COMMIT; later ones are not.
+_SLOW_COMMIT = """
+CREATE SEQUENCE commits;
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('commits') = 1 THEN PERFORM pg_sleep({seconds}); END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON appointments DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION dawdle();
+"""
+_COMMITTING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+
+
+async def _committing_pid(sql: Any) -> int:
+    found: list[int] = []
+
+    async def sleeping() -> bool:
+        found[:] = [row["pid"] for row in await sql.fetch(_COMMITTING)]
+        return bool(found)
+
+    await eventually(sleeping, what="a commit under way")
+    return found[0]
+
+
+@pytest.mark.parametrize("how", ["the server is killed", "the connection is cut and the commit goes on"])
+async def test_a_commit_cut_in_the_middle_is_written_again_and_exactly_once(database_url: str, how: str) -> None:
+    killed = how == "the server is killed"
+    batch = [booking(MONDAY + timedelta(hours=n), key=f"key-{n}") for n in range(5)]
+    async with committing(database_url) as (committer, sizes), looking_into(database_url) as sql:
+        await sql.execute(_SLOW_COMMIT.format(seconds=30 if killed else 0.4))
+        answers = asyncio.gather(*(committer.commit(one) for one in batch))
+        pid = await _committing_pid(sql)
+        if killed:
+            assert await sql.fetchval("SELECT pg_terminate_backend($1)", pid)
+        else:
+            committer._connection.terminate()
+        outcomes = [answer.outcome for answer in await answers]
+        rows = await sql.fetch("SELECT appointment_id, idempotency_key FROM appointments")
+        events = await sql.fetchval("SELECT count(*) FROM events")
+        commits = await sql.fetchval("SELECT last_value FROM commits")
+    assert outcomes == [CommitOutcome.TAKEN] * 5
+    assert {row["appointment_id"].hex for row in rows} == {one.appointment.appointment_id.hex for one in batch}
+    assert len(rows) == events == 5
+    assert sizes == [5]
+    # Killed: written twice, the first undone. Cut: the second waited for the first and found its rows.
+    assert commits == (6 if killed else 5)
+
+
+async def test_a_late_insert_loses_to_a_tombstone_put_there_meanwhile(database_url: str) -> None:
+    """The reconciler buries a claim while its row is on the way: whoever comes second is told by the first."""
+    late = booking(MONDAY)
+    a = late.appointment
+    async with committing(database_url) as (committer, _), looking_into(database_url) as sql:
+        async with sql.transaction():
+            await sql.execute(
+                "INSERT INTO appointments (org_id, appointment_id, coach_no, starts_at, ends_at, occupied, local_day,"
+                " status, created_at, updated_at)"
+                " VALUES (1, $1, 0, $2, $3, tstzrange($2, $3), $4, 'void', now(), now())",
+                a.appointment_id,
+                a.start_time,
+                a.end_time,
+                a.start_time.date(),
+            )
+            answer = asyncio.ensure_future(committer.commit(late))
+            async with looking_into(database_url) as other:
+                waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                await eventually(lambda: other.fetchval(waiting), what="the insert waiting for the tombstone")
+            assert not answer.done()
+        assert (await answer).outcome is CommitOutcome.EXPIRED
+        assert await sql.fetchval("SELECT count(*) FROM events") == 0
+
+
+async def test_a_server_that_cannot_be_reached_means_nothing_was_written(database_url: str) -> None:
+    from service.errors import OutcomeUnknown, Unavailable
+
+    async with committing(database_url.rsplit("/", 1)[0] + "/nowhere") as (committer, _):
+        with pytest.raises(Unavailable) as refused:
+            await committer.commit(booking(MONDAY))
+    assert not isinstance(refused.value, OutcomeUnknown)

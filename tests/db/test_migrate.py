@@ -1,0 +1,58 @@
+"""Migrations are applied once, whoever starts and however many start at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from service.db.migrate import is_migrated, migrate, migration_files
+from service.embedded.postgres import EmbeddedPostgres
+from tests.conftest import database_named
+from tests.db.rows import looking_into
+
+
+@pytest.fixture
+async def empty_database(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A database with nothing in it."""
+    name = f"empty_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(postgres_server.url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    yield database_named(postgres_server.url, name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def test_two_at_once_apply_each_migration_once_and_a_third_finds_nothing(empty_database: str) -> None:
+    names = [name for _, name, _ in migration_files()]
+    assert not await is_migrated(empty_database)
+    applied = await asyncio.gather(migrate(empty_database), migrate(empty_database))
+    assert sorted(applied) == [[], names]
+    assert await is_migrated(empty_database)
+    assert await migrate(empty_database) == []
+    async with looking_into(empty_database) as sql:
+        rows = await sql.fetch("SELECT number, name FROM schema_migrations ORDER BY number")
+    assert [(row["number"], row["name"]) for row in rows] == [(n, name) for n, name, _ in migration_files()]
+
+
+async def test_every_table_and_constraint_leads_with_the_organization(database_url: str) -> None:
+    """So that the data can be distributed by it; the one exception finds the organization of a key."""
+    async with looking_into(database_url) as sql:
+        rows = await sql.fetch(
+            """
+            SELECT t.relname AS "table", i.relname AS index, a.attname AS first
+            FROM pg_index AS x
+            JOIN pg_class AS i ON i.oid = x.indexrelid
+            JOIN pg_class AS t ON t.oid = x.indrelid
+            JOIN pg_namespace AS n ON n.oid = t.relnamespace AND n.nspname = 'public'
+            JOIN pg_attribute AS a ON a.attrelid = i.oid AND a.attnum = 1
+            WHERE x.indisunique OR x.indisexclusion
+            """
+        )
+    first = {row["index"]: row["first"] for row in rows if row["table"] != "schema_migrations"}
+    others = {name for name, column in first.items() if column != "org_id"}
+    assert others == {"organizations_one_per_name"}
+    assert len(first) > 12
