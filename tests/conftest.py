@@ -24,34 +24,35 @@ from service.db.migrate import migrate
 from service.db.sample import load_sample
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.redis import EmbeddedRedis
-from tests.servers import free_port
+from tests.servers import folder_of_its_own, free_port
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres_server() -> Iterator[EmbeddedPostgres]:
     """One Postgres for the session."""
     binaries = os.environ.get("TEST_POSTGRES_BIN")
-    folder = tmp_path_factory.mktemp("postgres")
-    server = EmbeddedPostgres(folder, binaries=Path(binaries) if binaries else None)
-    server.start()
-    yield server
-    server.stop()
+    with folder_of_its_own() as folder:
+        server = EmbeddedPostgres(folder, binaries=Path(binaries) if binaries else None)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+def redis_server() -> Iterator[EmbeddedRedis]:
     """One Redis for the session."""
     binary = os.environ.get("TEST_REDIS_BIN")
     cluster = os.environ.get("TEST_REDIS_CLUSTER") == "1"
-    server = EmbeddedRedis(
-        tmp_path_factory.mktemp("redis"),
-        binary=Path(binary) if binary else None,
-        cluster=cluster,
-        tcp_port=free_port() if cluster else None,
-    )
-    server.start()
-    yield server
-    server.stop()
+    with folder_of_its_own() as folder:
+        server = EmbeddedRedis(
+            folder,
+            binary=Path(binary) if binary else None,
+            cluster=cluster,
+            tcp_port=free_port() if cluster else None,
+        )
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.servers import folder_of_its_own
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -79,24 +78,6 @@ def read_until(process: subprocess.Popen[str], word: str) -> None:
 
 def ended(process: subprocess.Popen[str], lines: list[str]) -> NoReturn:
     pytest.fail(f"the program ended with {process.wait()}:\n{''.join(lines)}")
-
-
-MEMORY = Path("/dev/shm")  # noqa: S108 - `mkdtemp` makes the folder in it ours
-
-
-@contextlib.contextmanager
-def folder_of_its_own(place: Path | None = None) -> Iterator[Path]:
-    """A folder in `place` that is removed in the end; by default in memory if there is room: quicker.
-
-    Not below pytest's: every pytest that starts closes that to other users, and root's Postgres runs as one.
-    """
-    if place is None and MEMORY.exists() and shutil.disk_usage(MEMORY).free > 2**30:
-        place = MEMORY
-    folder = Path(tempfile.mkdtemp(prefix="booking-test-", dir=place)).resolve()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
