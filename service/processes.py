@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from secrets import token_hex
 
 import aiohttp
+from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
 from service.api.appointments import AppointmentRoutes
@@ -116,6 +117,8 @@ def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate |
 async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver, process, reconcile and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
     async with open_services(settings) as services, open_session() as session:
+        if settings.metrics_port:
+            start_http_server(settings.metrics_port, settings.host, services.metrics.registry)
         reading = connect(settings.redis_url or "", timeout_s=READ_TIMEOUT_S)
         try:
             await assemble_worker(services, session, reading).run(stop)

@@ -96,10 +96,10 @@ def correlation_id(text: str | None) -> str | None:
 
 
 def email(field: str, text: str) -> str:
-    """An e-mail address that looks like one (at most 254 characters). Raises InvalidRequest."""
+    """An e-mail address that looks like one (at most 254 characters), in lower case. Raises InvalidRequest."""
     if len(text) > 254 or not _EMAIL.fullmatch(text):
         raise InvalidRequest([(field, "is not an e-mail address")])
-    return text
+    return text.lower()
 
 
 def timezone_name(field: str, text: str) -> str:
