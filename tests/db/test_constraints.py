@@ -10,7 +10,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from service.db.appointments import CommitOutcome
+from service.db.commit import CommitOutcome
 from tests.db.rows import MONDAY, booking, committing, looking_into
 
 _OVERLAPS = """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.db.appointments import CommitOutcome
+from service.db.commit import CommitOutcome
+from service.errors import OutcomeUnknown, Unavailable
 from tests.db.rows import MONDAY, booking, committing, looking_into
 from tests.servers import eventually
 
@@ -85,10 +87,8 @@ async def test_a_late_insert_loses_to_a_tombstone_put_there_meanwhile(database_u
         assert await sql.fetchval("SELECT count(*) FROM events") == 0
 
 
-async def test_a_server_that_cannot_be_reached_means_nothing_was_written(database_url: str) -> None:
-    from service.errors import OutcomeUnknown, Unavailable
-
-    async with committing(database_url.rsplit("/", 1)[0] + "/nowhere") as (committer, _):
+async def test_a_server_that_cannot_be_reached_means_nothing_was_written(tmp_path: Path) -> None:
+    async with committing(f"postgresql://postgres@/none?host={tmp_path}") as (committer, _):
         with pytest.raises(Unavailable) as refused:
             await committer.commit(booking(MONDAY))
     assert not isinstance(refused.value, OutcomeUnknown)

@@ -16,9 +16,11 @@ from service.domain.schedule import Week, WeeklySchedule, Window
 from service.mocks.calendar import build_calendar
 from service.mocks.chance import Behaviour
 from service.mocks.server import serving
+from service.operations.book import RateSeen
 from service.operations.sync_calendars import busy_periods
 from service.outside.calendar_api import Availability, CalendarSettings, OfferedSlot
 from tests.delivery.bench import NOWHERE, Bench, answering
+from tests.wishes import caller, wish
 
 NEW_YORK = ZoneInfo("America/New_York")
 HALF_HOUR = timedelta(minutes=30)
@@ -114,9 +116,10 @@ async def test_busy_time_elsewhere_closes_the_grid_and_opens_it_again(bench: Ben
 async def test_our_own_appointments_are_not_busy_time(bench: Bench) -> None:
     offering = Offering()
     async with serving(offering.app) as url:
-        (ours,) = await bench.book(1)
-        start, end = (datetime.fromisoformat(ours[name]) for name in ("start_time", "end_time"))
-        offering.busy[ours["coach_id"]] = [(start, end + timedelta(hours=1))]
+        start = at(a_working_day(), 11)
+        end = start + HALF_HOUR
+        await bench.services.book(wish(start, coach_id="coach-1"), caller(bench.org), RateSeen())
+        offering.busy["coach-1"] = [(start, end + timedelta(hours=1))]
         await bench.sync(url)()
         rows = await bench.sql("SELECT starts_at, ends_at FROM external_busy")
     assert [tuple(row) for row in rows] == [(end, end + timedelta(hours=1))]
@@ -200,7 +203,8 @@ async def test_the_mocks_missing_starts_close_only_what_no_slot_covers(bench: Be
 
 # The rule by itself: a coach that works 9 to 17 h UTC every day, asked on a Monday at 12 h for three days.
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
-WEEK: Week = ((Window(540, 1020),),) * 7
+WORKED = (Window(540, 1020),)
+WEEK: Week = (WORKED, WORKED, WORKED, WORKED, WORKED, WORKED, WORKED)
 DAYS = range(day_of(MONDAY) - 1, day_of(MONDAY) + 10)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.claims.gate import Admission, Answer, Rate, Settlement
+from service.claims.messages import Admission, Answer, Rate, Settlement
 from service.claims.scripts import ClaimOutcome
 from service.errors import Unavailable
 from tests.lua.world import ORG, World, at, coach, roster_of

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.claims.gate import Admission, SlotClaim
+from service.claims.messages import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome
 from service.domain.assignment import Strategy
 from tests.lua.world import DAY, ORG, World, at, coach, roster_of

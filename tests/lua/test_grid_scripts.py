@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.claims.gate import Settlement
 from service.claims.grid import ColumnState
+from service.claims.messages import Settlement
 from service.claims.scripts import ClaimOutcome, DeriveOutcome, Differences, PublishOutcome
 from service.domain.assignment import Strategy
 from service.domain.grid import CELLS_PER_DAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.claims.gate import Answer, Release, Settlement
+from service.claims.messages import Answer, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ReleaseOutcome, SettleOutcome
 from service.domain.assignment import Strategy
 from tests.lua.world import DAY, ORG, World, at, coach, roster_of

@@ -10,9 +10,10 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
-from service.claims.gate import Admission, Gate, Mark, Release, SlotClaim
+from service.claims.gate import Gate
 from service.claims.grid import GridStore
 from service.claims.keys import Keys, Shards
+from service.claims.messages import Admission, Mark, Release, SlotClaim
 from service.claims.scripts import ClaimReply, DeriveOutcome, PublishOutcome, ReleaseOutcome, Scripts
 from service.domain.assignment import Strategy
 from service.domain.calendar import Calendar, Coach, Roster
