@@ -1,0 +1,103 @@
+"""Redis is rebuilt from Postgres while bookings go on, and a look at the two finds every planted difference."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.app import Services
+from service.domain.grid import CELLS_PER_DAY, day_of
+from service.errors import SlotUnavailable, Unavailable
+from service.operations.book import Booked, RateSeen
+from service.operations.rebuild import Findings
+from tests.wishes import caller, free_starts, wish
+
+
+async def look(services: Services) -> Findings:
+    return (await services.rebuild.verify(lambda _: None))[0]
+
+
+async def book_some(services: Services, org: int, count: int = 12) -> None:
+    starts = await free_starts(services, org)
+    for number in range(count):
+        await services.book(wish(starts[number], person=number), caller(org), RateSeen())
+
+
+async def flip_an_occupied_bit(services: Services, org: int, day: int) -> None:
+    await services.redis.setbit(services.shards.of(org).occupied(org, day), (100 * 4) * 8 + 3, 1)
+
+
+async def open_a_night(services: Services, org: int, day: int) -> None:
+    await services.redis.setbit(services.shards.of(org).open(org, day), (10 * 4) * 8 + 2, 1)
+
+
+async def miscount_a_day(services: Services, org: int, day: int) -> None:
+    await services.redis.execute_command("BITFIELD", services.shards.of(org).counts(org, day), "SET", "u16", "#1", 7)
+
+
+async def fill_a_day(services: Services, org: int, day: int) -> None:
+    await services.redis.setbit(services.shards.of(org).full(org, day), 4, 1)
+
+
+async def owe_too_much(services: Services, org: int, day: int) -> None:
+    await services.redis.execute_command("BITFIELD", services.shards.of(org).deficits(org), "SET", "i32", "#0", 1234)
+
+
+Damage = Callable[[Services, int, int], Awaitable[None]]
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_an_occupied_bit, open_a_night, miscount_a_day, fill_a_day, owe_too_much], ids=lambda d: d.__name__
+)
+async def test_a_planted_difference_is_found_and_put_right(services: Services, org: int, damage: Damage) -> None:
+    await services.keeper.fill(org)
+    await book_some(services, org)
+    assert (await look(services)).holds
+    await damage(services, org, day_of(services.clock.now()) + 3)
+    assert not (await look(services)).holds
+    assert await services.rebuild(lambda _: None) > 0
+    assert (await look(services)).holds
+
+
+async def test_what_was_lost_is_derived_again(services: Services, org: int) -> None:
+    await services.keeper.fill(org)
+    await book_some(services, org)
+    before = {key: await services.redis.dump(key) for key in await services.redis.keys("*:occupied:*")}
+    await services.redis.flushall()
+    await services.rebuild(lambda _: None)
+    found = await look(services)
+    assert found.holds
+    assert found.unknown_days == 0
+    assert len(before) > 30
+    for key in before:
+        assert await services.redis.strlen(key) == CELLS_PER_DAY * 4
+
+
+async def test_a_rebuild_beside_bookings_loses_none_and_lets_none_overlap(services: Services, org: int) -> None:
+    await services.keeper.fill(org)
+    starts = await free_starts(services, org)
+    answers: list[object] = []
+
+    async def book_on(person: int) -> None:
+        for number in range(12):
+            start = starts[(person * 7 + number * 5) % len(starts)]
+            try:
+                answers.append(await services.book(wish(start, person=100 * person + number), caller(org), RateSeen()))
+            except (SlotUnavailable, Unavailable) as problem:
+                answers.append(problem)
+
+    bookings = [asyncio.ensure_future(book_on(person)) for person in range(8)]
+    while not all(task.done() for task in bookings):
+        await services.rebuild(lambda _: None)
+    await asyncio.gather(*bookings)
+    made = [answer for answer in answers if isinstance(answer, Booked)]
+    assert len(made) >= 30
+    assert not [answer for answer in answers if isinstance(answer, Unavailable)]
+    row = await services.database.first("count_overlaps", org)
+    assert row is not None
+    assert row["pairs"] == 0
+    rows = await services.appointments.counted(org, 0, 50_000, None)
+    assert sum(count for _, _, count in rows) == len(made)
+    assert (await look(services)).holds
