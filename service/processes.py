@@ -26,6 +26,7 @@ from service.api.server import build_application, serve
 from service.api.webhooks import WebhookRoutes
 from service.app import Services, open_services
 from service.claims.connection import connect
+from service.claims.lease import Leases
 from service.config import Settings
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
@@ -36,6 +37,7 @@ from service.operations.authenticate import Authenticate, Permit, Validate
 from service.operations.check_health import CheckHealth
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
+from service.operations.take_turns import TakeTurns
 from service.outside.auth_service import AuthService
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
@@ -126,11 +128,9 @@ async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
             await reading.aclose()
 
 
-def assemble_worker(services: Services, session: aiohttp.ClientSession, reading: Redis) -> Worker:
-    """The worker; `reading` is a client of its own for reads that block."""
+def calendar_fetches(services: Services, calendar: CalendarApi) -> TakeTurns:
+    """Fetching every external calendar, by one process a period."""
     settings = services.settings
-    timeout_s = settings.webhook_timeout_ms / 1000
-    calendar = CalendarApi(settings.calendar_api_url or "", session, timeout_s)
     sync = SyncCalendars(
         calendar=calendar,
         breaker=Breaker(),
@@ -142,6 +142,23 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         metrics=services.metrics,
         organization=settings.default_organization,
     )
+    # A little less than the period: the worker's clock must not find its own lease of last time.
+    period_ms = max(1, round(settings.calendar_sync_interval_s * 900))
+    return TakeTurns(Leases(services.redis, services.shards), "calendar-fetch", period_ms, sync)
+
+
+async def fetch_calendars(settings: Settings) -> None:
+    """Fetch every external calendar once. Raises Unavailable."""
+    async with open_services(settings) as services, open_session() as session:
+        calendar = CalendarApi(settings.calendar_api_url or "", session, settings.webhook_timeout_ms / 1000)
+        await calendar_fetches(services, calendar)()
+
+
+def assemble_worker(services: Services, session: aiohttp.ClientSession, reading: Redis) -> Worker:
+    """The worker; `reading` is a client of its own for reads that block."""
+    settings = services.settings
+    timeout_s = settings.webhook_timeout_ms / 1000
+    calendar = CalendarApi(settings.calendar_api_url or "", session, timeout_s)
     return build_worker(
         redis=services.redis,
         reading=reading,
@@ -157,7 +174,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         keeper=services.keeper,
         apply_event=ApplyCalendarEvent(services.change),
         reconcile=services.reconcile,
-        sync_calendars=sync,
+        sync_calendars=calendar_fetches(services, calendar),
         times=WorkerTimes.of(
             attempts=settings.webhook_retry_attempts,
             delay_ms=settings.webhook_retry_delay_ms,

@@ -26,11 +26,13 @@ from service.config import Settings
 from service.db.connection import Database
 from service.db.migrate import migrate
 from service.db.sample import load_sample
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, Unavailable
 from service.metrics import MULTIPROC_DIR, empty_multiprocess_folder
+from service.processes import fetch_calendars
 from service.supervisor import Child, Supervisor
 
 READY_WITHIN_S = 60.0
+CALENDARS_WITHIN_S = 8.0
 BACKLOG = 4096
 
 
@@ -68,7 +70,9 @@ def up(settings: Settings) -> None:
                 auth_service_url=settings.auth_service_url or "",
             ).write(data_dir)
             mocks = [Child(f"mock-{name}", command("mock", name), environment) for name in mocked]
-            supervisor.start(*mocks, Child("worker", command("worker"), environment))
+            supervisor.start(*mocks)
+            supervisor.call(lambda: asyncio.run(look_at_calendars(settings)))
+            supervisor.start(Child("worker", command("worker"), environment))
             supervisor.start(*api_children(settings, listening, environment))
             if not supervisor.run(until=lambda: is_ready(settings), timeout_s=READY_WITHIN_S):
                 raise ConfigurationError(f"PORT: nothing could be booked within {READY_WITHIN_S:.0f} s of the start")
@@ -101,6 +105,18 @@ async def prepare(settings: Settings) -> None:
             say("sample data loaded")
     finally:
         await database.close()
+
+
+async def look_at_calendars(settings: Settings) -> None:
+    """Fetch the external calendars before the first request, so that it already sees them; for some seconds at most.
+
+    A calendar that is away or slow holds nothing else up: the worker goes on asking.
+    """
+    if not settings.calendar_sync_interval_s:
+        return
+    say("looking at the external calendars ...")
+    with contextlib.suppress(Unavailable, asyncio.TimeoutError):
+        await asyncio.wait_for(fetch_calendars(settings), CALENDARS_WITHIN_S)
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +30,6 @@ from service.operations.accept_calendar_event import INCOMING_STREAM
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.keep_grid import GridKeeper
 from service.operations.reconcile import Reconcile
-from service.operations.sync_calendars import SyncCalendars
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
@@ -84,7 +84,7 @@ def build_worker(
     keeper: GridKeeper,
     apply_event: ApplyCalendarEvent,
     reconcile: Reconcile,
-    sync_calendars: SyncCalendars,
+    sync_calendars: Callable[[], Awaitable[int]],
     times: WorkerTimes,
     clock: Clock,
     metrics: Metrics,
@@ -132,7 +132,9 @@ def build_worker(
         for stream in streams[name]:
             reads.append(Loop(f"read {name}", partial(consume, stream, work)))
             reads.append(Loop(f"reclaim {name}", partial(reclaim, stream, work)))
-    overdue = Overdue(store=incoming, roster_store=roster_store, streams=streams[INCOMING_STREAM], clock=clock)
+    overdue = Overdue(
+        store=incoming, roster_store=roster_store, shards=shards, streams=streams[INCOMING_STREAM], clock=clock
+    )
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from datetime import timedelta
 
+from service.claims.keys import Shards
 from service.clock import Clock
 from service.db.deliveries import IncomingEvent, IncomingStore
 from service.db.rosters import RosterStore
@@ -21,6 +22,7 @@ from service.domain.retry import backoff_ms
 from service.errors import BookingError, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.accept_calendar_event import INCOMING_STREAM
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 
 AT_ONCE = 16
@@ -139,11 +141,18 @@ class Overdue:
     """Finds accepted events that are not on their way any more, and enqueues them again."""
 
     def __init__(
-        self, *, store: IncomingStore, roster_store: RosterStore, streams: Sequence[Stream], clock: Clock
+        self,
+        *,
+        store: IncomingStore,
+        roster_store: RosterStore,
+        shards: Shards,
+        streams: Sequence[Stream],
+        clock: Clock,
     ) -> None:
         self._store = store
         self._roster_store = roster_store
-        self._streams = streams
+        self._shards = shards
+        self._streams = {stream.key: stream for stream in streams}
         self._clock = clock
 
     async def __call__(self) -> int:
@@ -154,7 +163,7 @@ class Overdue:
             overdue = await self._store.unfinished(org, before, _MOST_OVERDUE)
             if not overdue:
                 continue
-            stream = self._streams[org % len(self._streams)]
+            stream = self._streams[self._shards.of(org).stream(INCOMING_STREAM)]
             # Enqueued twice at worst, when an entry changes its place while we look: it is processed once.
             on_their_way = await stream.events()
             for event_id in overdue:
