@@ -16,6 +16,7 @@ import aiohttp
 from prometheus_client import start_http_server
 from redis.asyncio import Redis
 
+from service.api.appointment_life import AppointmentLifeRoutes
 from service.api.appointments import AppointmentRoutes
 from service.api.availability import AvailabilityRoutes
 from service.api.coaches import CoachRoutes
@@ -35,6 +36,7 @@ from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
 from service.operations.check_health import CheckHealth
+from service.operations.look_back import LookBack
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.take_turns import TakeTurns
@@ -90,6 +92,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     routes = [
         *AvailabilityRoutes(edge, services.availability, services.rosters, services.clock).routes(),
         *AppointmentRoutes(services.book, services.change).routes(),
+        *AppointmentLifeRoutes(services.change, LookBack(services.appointments), services.rosters).routes(),
         *WebhookRoutes(
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
             services.incoming,

@@ -77,6 +77,50 @@ class AppointmentShape(msgspec.Struct, frozen=True, kw_only=True):
     assignment: Assignment
 
 
+class AppointmentPage(msgspec.Struct, frozen=True):
+    """Some appointments, by start."""
+
+    appointments: list[AppointmentShape]
+    next_cursor: str | None
+
+
+class ConsideredShape(msgspec.Struct, frozen=True):
+    """A coach that was considered: what it was owed before and its share, in appointments."""
+
+    coach_id: str
+    deficit: float
+    share: float
+    won: bool
+
+
+class ExplainedAssignment(msgspec.Struct, frozen=True):
+    """Why this coach."""
+
+    strategy: str
+    reason: str
+    considered: list[ConsideredShape]
+
+
+class PastEventShape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that happened to an appointment, and the appointment after it."""
+
+    event_id: str
+    sequence: int
+    type: str
+    occurred_at: datetime
+    actor: str
+    correlation_id: str
+    reason: str | None
+    appointment: AppointmentShape
+    assignment: ExplainedAssignment | None = None
+
+
+class AppointmentHistory(msgspec.Struct, frozen=True):
+    """Everything that happened to an appointment, oldest first."""
+
+    history: list[PastEventShape]
+
+
 class SlotShape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A free start: of one coach, or with `group_by=start` how many coaches are free."""
 

@@ -12,6 +12,7 @@ import orjson
 
 from service.db.connection import Database
 from service.domain.appointment import Appointment, Status
+from service.domain.assignment import Considered, unpack_considered
 from service.domain.event import EventType
 from service.domain.grid import day_start
 from service.errors import OutcomeUnknown
@@ -31,6 +32,31 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
 
 
+class AppointmentFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which appointments of an organization a list wants; None lets everything through, starts in `[start, end)`."""
+
+    org: int
+    column: int | None = None
+    calendar_number: int | None = None
+    contact_id: UUID | None = None
+    status: Status | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+class PastEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of an appointment's history; `data` is the appointment after it, as JSON text."""
+
+    sequence: int
+    type: EventType
+    occurred_at: datetime
+    actor: str
+    correlation_id: str
+    reason: str | None
+    considered: tuple[Considered, ...]
+    data: bytes
+
+
 class AppointmentStore:
     """Reads appointments and writes changes of one appointment at a time."""
 
@@ -41,6 +67,42 @@ class AppointmentStore:
         """One appointment of the organization, or None."""
         row = await self._database.first("get_appointment", org, appointment_id)
         return None if row is None else _appointment(row)
+
+    async def page(
+        self, wanted: AppointmentFilter, limit: int, after: tuple[datetime, UUID] | None
+    ) -> list[Appointment]:
+        """At most `limit` appointments by start, then id, beginning behind `after`."""
+        begins, last = after if after is not None else (None, None)
+        rows = await self._database.fetch(
+            "list_appointments",
+            wanted.org,
+            wanted.column,
+            wanted.calendar_number,
+            wanted.contact_id,
+            None if wanted.status is None else wanted.status.value,
+            wanted.start,
+            wanted.end,
+            limit,
+            begins,
+            last,
+        )
+        return [_appointment(row) for row in rows]
+
+    async def history(self, org: int, appointment_id: UUID) -> list[PastEvent]:
+        """What happened to an appointment, oldest first; empty when there is none of that id."""
+        return [
+            PastEvent(
+                sequence=row["sequence"],
+                type=EventType(row["type"]),
+                occurred_at=row["occurred_at"],
+                actor=row["actor"],
+                correlation_id=row["correlation_id"],
+                reason=row["reason"],
+                considered=unpack_considered(row["considered"] or b""),
+                data=row["data"],
+            )
+            for row in await self._database.fetch("history", org, appointment_id)
+        ]
 
     async def last_considered(self, org: int, appointment_id: UUID) -> bytes:
         """Who was considered when the appointment was last assigned, packed; empty when nobody was."""

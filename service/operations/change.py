@@ -74,6 +74,16 @@ class ChangeAppointment:
             self._change(org, appointment_id, EventType.CONFIRMED, None, actor, correlation_id, None)
         )
 
+    async def finish(
+        self, org: int, appointment_id: uuid.UUID, status: Status, *, actor: str, correlation_id: str
+    ) -> Appointment:
+        """Record how it ended: completed or no_show; one that ended so already is returned as it is.
+
+        Its time stays taken. Raises like `cancel`.
+        """
+        kind = EventType.COMPLETED if status is Status.COMPLETED else EventType.NO_SHOW
+        return await self._tasks.run(self._change(org, appointment_id, kind, None, actor, correlation_id, status))
+
     async def _change(
         self,
         org: int,

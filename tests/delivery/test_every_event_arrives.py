@@ -110,9 +110,11 @@ async def test_the_crm_is_told_exactly_what_it_expects(bench: Bench) -> None:
 
 
 async def test_a_destination_that_never_answers_delays_no_other(bench: Bench) -> None:
+    over = asyncio.Event()
+
     async def hang(request: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+        await over.wait()
+        return web.json_response({})
 
     recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
     async with (
@@ -126,18 +128,20 @@ async def test_a_destination_that_never_answers_delays_no_other(bench: Bench) ->
         depth, pending, _ = await bench.left("calendar-blocks")
         assert depth == 80
         assert 0 < pending < 80
+        over.set()
 
 
 async def test_a_call_that_hangs_holds_one_place_and_delays_no_other_event(bench: Bench) -> None:
     answered: list[str] = []
     first: list[str] = []
+    over = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         key = request.headers["X-Idempotency-Key"]
         if not first:
             first.append(key)
         if key == first[0]:
-            await asyncio.Event().wait()
+            await over.wait()
         answered.append(key)
         return web.json_response({"crm_id": "c"})
 
@@ -146,6 +150,8 @@ async def test_a_call_that_hangs_holds_one_place_and_delays_no_other_event(bench
         await eventually(lambda: bool(first), what="the call that hangs")
         await bench.book(30)
         await eventually(lambda: len(answered) == 30, what="the thirty others")
+        assert first[0] not in answered
+        over.set()
 
 
 async def test_what_was_never_committed_is_never_announced(bench: Bench) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from service.delivery.dispatcher import RetryPolicy
+import pytest
+
+from service.db.deliveries import DeliveryRecord
+from service.delivery.destinations import CrmDestination
+from service.delivery.dispatcher import Dispatcher, RetryPolicy
+from service.errors import OutcomeUnknown, Unavailable
 from service.mocks.server import serving
-from tests.delivery.bench import NOWHERE, Bench, Recorder
+from service.outside.breaker import Breaker
+from service.outside.crm import Crm
+from tests.delivery.bench import NOWHERE, QUICK, Bench, Recorder
 from tests.servers import eventually
 
 
@@ -91,6 +99,58 @@ async def test_a_receiver_in_trouble_is_left_alone_and_its_events_lose_no_attemp
     # 60 events would have made hundreds of attempts by now.
     assert len(recorder.seen) < 120
     assert sum(row["attempts"] for row in rows) == len(recorder.seen)
+
+
+async def test_what_is_in_hand_when_the_receiver_is_left_alone_is_put_off_untried(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    async with serving(recorder.app) as crm:
+        breaker = Breaker(failures=1, pause_s=60)
+        dispatcher = Dispatcher(
+            CrmDestination(Crm(crm, bench.session, 2)),
+            store=bench.services.deliveries,
+            breaker=breaker,
+            policy=QUICK,
+            metrics=bench.services.metrics,
+            chance=bench.services.chance,
+        )
+        await bench.book(1)
+        stream = bench.stream("crm")
+        entries = await stream.read(10, 10)
+        breaker.failed()
+        assert await dispatcher.room() == 0
+        await dispatcher.take(stream, entries)
+        assert await dispatcher.drain(5) == 0
+    assert recorder.seen == []
+    assert await bench.left("crm") == (0, 0, 1)
+    keys = bench.services.shards.of(bench.org)
+    members: Any = await bench.services.redis.zrange(keys.due("crm"), 0, -1)
+    assert [member.partition(b" ")[0] for member in members] == [b"1"]
+
+
+async def test_an_entry_leaves_its_stream_only_after_its_end_is_recorded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    store, seen_left = bench.services.deliveries, list[tuple[int, int, int]]()
+    record = store.record
+
+    async def reluctant(records: Sequence[DeliveryRecord]) -> None:
+        if all(one.destination == "crm" for one in records):
+            seen_left.append(await bench.left("crm"))
+            if len(seen_left) < 4:
+                raise OutcomeUnknown("lost") if len(seen_left) % 2 else Unavailable("away")
+        await record(records)
+
+    monkeypatch.setattr(store, "record", reluctant)
+    async with serving(recorder.app) as crm, bench.worker(crm=crm):
+        await bench.book(1)
+
+        async def finished() -> bool:
+            return len(seen_left) >= 4 and await bench.left("crm") == (0, 0, 0)
+
+        await eventually(finished, what="the end of the delivery")
+    assert seen_left == [(1, 1, 0)] * 4
+    assert len(recorder.seen) == 1
 
 
 async def test_an_unreachable_receiver_is_tried_again(bench: Bench) -> None:

@@ -85,9 +85,11 @@ async def test_the_worker_waits_out_a_redis_that_is_away(bench: Bench, redis_ser
 
 
 async def test_the_gauges_show_what_each_stream_has_left(bench: Bench) -> None:
+    over = asyncio.Event()
+
     async def hang(_: web.Request) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+        await over.wait()
+        return web.json_response({})
 
     value = bench.services.metrics.registry.get_sample_value
     async with serving(answering(hang)) as crm, bench.worker(crm=crm, timeout_s=60):
@@ -99,6 +101,7 @@ async def test_the_gauges_show_what_each_stream_has_left(bench: Bench) -> None:
             ),
             what="the gauge",
         )
+        over.set()
     text = generate_latest(bench.services.metrics.registry).decode()
     for name in ("crm", "calendar-blocks", "calendar-events", "idempotency"):
         assert f'booking_stream_dead{{stream="{name}"}}' in text

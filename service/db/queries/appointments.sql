@@ -76,3 +76,32 @@ JOIN LATERAL (
 WHERE a.org_id = $1 AND a.local_day >= $2 AND a.local_day < $3
     AND a.status IN ('scheduled', 'completed', 'no_show')
     AND ($4::integer IS NULL OR a.calendar_no = $4);
+
+-- name: list_appointments
+-- A page of appointments by start, then id, after ($9, $10); each filter that is null lets everything through.
+SELECT
+    a.org_id, a.appointment_id, a.calendar_no, c.calendar_id, a.coach_no, k.coach_id, a.contact_id, p.email,
+    a.contact_name, a.starts_at, a.ends_at, lower(a.occupied) AS occupied_from, upper(a.occupied) AS occupied_to,
+    a.local_day, a.timezone, a.status::text AS status, a.notes, a.metadata, a.version, a.created_at, a.updated_at,
+    a.confirmed_at, a.cancelled_at, a.strategy, a.considered
+FROM appointments AS a
+JOIN calendars AS c ON c.org_id = a.org_id AND c.calendar_no = a.calendar_no
+JOIN coaches AS k ON k.org_id = a.org_id AND k.coach_no = a.coach_no
+JOIN contacts AS p ON p.org_id = a.org_id AND p.contact_id = a.contact_id
+WHERE a.org_id = $1 AND a.status <> 'void'
+    AND ($2::integer IS NULL OR a.coach_no = $2)
+    AND ($3::integer IS NULL OR a.calendar_no = $3)
+    AND ($4::uuid IS NULL OR a.contact_id = $4)
+    AND ($5::text IS NULL OR a.status = $5::text::appointment_status)
+    AND ($6::timestamptz IS NULL OR a.starts_at >= $6)
+    AND ($7::timestamptz IS NULL OR a.starts_at < $7)
+    AND ($9::timestamptz IS NULL OR (a.starts_at, a.appointment_id) > ($9, $10::uuid))
+ORDER BY a.starts_at, a.appointment_id
+LIMIT $8;
+
+-- name: history
+-- The events of one appointment, oldest first.
+SELECT sequence, type, occurred_at, actor, correlation_id, reason, considered, data
+FROM events
+WHERE org_id = $1 AND appointment_id = $2
+ORDER BY sequence;
