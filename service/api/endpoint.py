@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import msgspec
@@ -28,6 +31,12 @@ from service.operations.caller import Caller
 
 LARGEST_BODY_BYTES = 64 * 1024
 _UNLIMITED = str(2**31 - 1)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# W3C Trace Context: ids of zeros only and version ff are invalid; versions after 00 may append fields.
+_TRACEPARENT = re.compile(
+    r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
+)
 
 _log = get_logger("api")
 
@@ -103,7 +112,9 @@ class Edge:
         async def handle(request: Request, **path: str) -> HTTPResponse:
             started = time.perf_counter()
             self._metrics.in_flight.inc()
-            call = Call(request, correlation_of(request), path, {}, b"")
+            # The router hands over what stands between the slashes as it was escaped.
+            names = {name: unquote(value) for name, value in path.items()}
+            call = Call(request, correlation_of(request), names, {}, b"")
             structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
             try:
                 response = await self._answer(route, known, call)
@@ -133,7 +144,8 @@ class Edge:
                 await self._count_failure(call, of_status(413, "the body is larger than 64 KiB")), call.correlation_id
             )
         except SanicException as problem:
-            response = answer(of_status(problem.status_code, str(problem)), call.correlation_id)
+            shown = of_status(problem.status_code, str(problem))
+            response = answer(await self._count_failure(call, shown), call.correlation_id)
         except RequestCancelled:
             raise  # the client went away: there is nobody to answer, and no fault of ours
         except Exception:
@@ -224,11 +236,16 @@ class Edge:
         correlation = correlation_of(request)
         if isinstance(problem, SanicException):
             shown = of_status(problem.status_code, _plain(problem))
+        elif isinstance(problem, asyncio.CancelledError):
+            # The client went away: there is nobody to answer, and no fault of ours.
+            return answer(crashed(), correlation)
         else:
             _log.error("request crashed", exc_info=problem)
             shown = crashed()
         response = answer(shown, correlation)
-        self._metrics.requests.labels(request.method or "?", "(none)", str(response.status)).inc()
+        # A client may make methods up; each would be a series of its own.
+        method = request.method if request.method in _METHODS else "other"
+        self._metrics.requests.labels(method, "(none)", str(response.status)).inc()
         self.decorate(response, correlation, None)
         if shown.status == 405:
             allowed: Any = getattr(problem, "headers", {})
@@ -244,10 +261,10 @@ def correlation_of(request: Any) -> str:
     given = correlation_id(headers.get("x-correlation-id"))
     if given is not None:
         return given
-    parts = (headers.get("traceparent") or "").split("-")
-    if len(parts) == 4 and len(parts[1]) == 32 and set(parts[1]) <= set("0123456789abcdef") and set(parts[1]) != {"0"}:
-        return parts[1]
-    return str(uuid4())
+    traced = _TRACEPARENT.fullmatch(headers.get("traceparent") or "")
+    if traced is None or (traced["version"] == "00" and traced["more"]):
+        return str(uuid4())
+    return traced["trace"]
 
 
 def uuid_of(text: str, what: str) -> Any:

@@ -49,18 +49,21 @@ def _complaint(text: str) -> tuple[str, str]:
 
 def refuse_nul(value: Any, field: str = "") -> None:
     """Raise InvalidRequest for text Postgres cannot hold: a NUL character or half a surrogate pair, anywhere in it."""
-    if isinstance(value, str):
-        if "\0" in value:
-            raise InvalidRequest([(field or "body", "must not contain a NUL character")])
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise InvalidRequest([(field or "body", "must not contain half a surrogate pair")])
-    elif isinstance(value, dict):
-        for name, inner in value.items():  # pyright: ignore[reportUnknownVariableType]  JSON of any shape
-            refuse_nul(name, field)
-            refuse_nul(inner, f"{field}.{name}" if field else str(name))  # pyright: ignore[reportUnknownArgumentType]
-    elif isinstance(value, list):
-        for inner in value:  # pyright: ignore[reportUnknownVariableType]
-            refuse_nul(inner, field)
+    left: list[tuple[Any, str]] = [(value, field)]
+    while left:  # a loop, because JSON may nest deeper than Python calls
+        inner, name = left.pop()
+        if isinstance(inner, str):
+            if "\0" in inner:
+                raise InvalidRequest([(name or "body", "must not contain a NUL character")])
+            if any("\ud800" <= character <= "\udfff" for character in inner):
+                raise InvalidRequest([(name or "body", "must not contain half a surrogate pair")])
+        elif isinstance(inner, dict):
+            members: dict[str, Any] = inner
+            for key, item in members.items():
+                left += [(item, f"{name}.{key}" if name else key), (key, name)]  # the name is looked at first
+        elif isinstance(inner, list):
+            items: list[Any] = inner
+            left += [(item, name) for item in items]
 
 
 def fingerprint_of(method: str, route: str, body: bytes) -> str:

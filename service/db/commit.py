@@ -13,16 +13,15 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import msgspec
 import orjson
 
 from service.batching import Batcher
-from service.db.connection import CROWDED, TRY_AGAIN, UNKNOWN, open_connection
+from service.db.connection import CROWDED, POISONED, TRY_AGAIN, UNKNOWN, open_connection
 from service.db.statements import statement
 from service.domain.appointment import Appointment, Status
 from service.domain.grid import day_start
-from service.errors import OutcomeUnknown, Unavailable
+from service.errors import BookingError, InvalidRequest, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 
 MOST_IN_ONE_COMMIT = 128
@@ -71,14 +70,21 @@ class BookingCommitter:
         self, url: str, *, observe: Callable[[int], None] = lambda _size: None, most: int = MOST_IN_ONE_COMMIT
     ) -> None:
         self._url = url
-        self._batcher: Batcher[NewBooking, Committed] = Batcher(self._commit, most=most, observe=observe)
+        self._batcher: Batcher[NewBooking, Committed | BookingError] = Batcher(self._commit, most=most, observe=observe)
         self._connection: Any = None
         self._prepared: Any = None
         self._chance = random.Random()
 
     async def commit(self, booking: NewBooking) -> Committed:
-        """Write one booking. Raises Unavailable (nothing written) or OutcomeUnknown (ask again with the same id)."""
-        return await self._batcher.submit(booking)
+        """Write one booking.
+
+        Raises Unavailable (nothing written), OutcomeUnknown (ask again with the same id) or InvalidRequest (it holds
+        something that cannot be stored).
+        """
+        answer = await self._batcher.submit(booking)
+        if isinstance(answer, BookingError):
+            raise answer
+        return answer
 
     async def close(self) -> None:
         """Wait for what is under way, then close the connection."""
@@ -96,8 +102,10 @@ class BookingCommitter:
             self._prepared = await self._connection.prepare(statement("commit_bookings"))
         return self._prepared
 
-    async def _commit(self, bookings: list[NewBooking]) -> Sequence[Committed]:
-        unknown: BaseException | None = None
+    async def _commit(
+        self, bookings: list[NewBooking], unknown: BaseException | None = None
+    ) -> Sequence[Committed | BookingError]:
+        """Write a batch. Once an answer was lost (`unknown`), giving up can only mean that the outcome is unknown."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 prepared = await self._statement()
@@ -113,11 +121,13 @@ class BookingCommitter:
             except TRY_AGAIN as problem:
                 _log.info("commit tried again", error=type(problem).__name__, attempt=attempt)
                 await asyncio.sleep(self._chance.uniform(0, 0.01 * 2**attempt))
-            except asyncpg.DataError:
-                # One row carries something Postgres cannot hold: alone, each tells for itself.
+            except POISONED as problem:
                 if len(bookings) == 1:
-                    raise
-                return [await self._alone(booking) for booking in bookings]
+                    _log.warning("booking refused by Postgres", error=f"{type(problem).__name__}: {problem}")
+                    raise InvalidRequest([("body", "holds something that cannot be stored")]) from problem
+                # Nothing of the batch was written. Alone, each tells for itself, and only itself: a row that was
+                # written must not hear of its neighbour's trouble, or its time would be given away.
+                return [await self._alone(booking, unknown) for booking in bookings]
             except (*UNKNOWN, Unavailable) as problem:
                 unknown = problem if not isinstance(problem, Unavailable) else unknown
                 await self._drop()
@@ -125,13 +135,18 @@ class BookingCommitter:
                     break
                 await asyncio.sleep(self._chance.uniform(0, 0.05 * 2**attempt))
             except CROWDED as problem:
-                raise Unavailable(f"Postgres refused for now: {type(problem).__name__}") from problem
+                if unknown is None:
+                    raise Unavailable(f"Postgres refused for now: {type(problem).__name__}") from problem
+                break
         if unknown is not None:
             raise OutcomeUnknown("Postgres' answer to the commit was lost") from unknown
         raise Unavailable("Postgres cannot be reached")
 
-    async def _alone(self, booking: NewBooking) -> Committed:
-        return (await self._commit([booking]))[0]
+    async def _alone(self, booking: NewBooking, unknown: BaseException | None) -> Committed | BookingError:
+        try:
+            return (await self._commit([booking], unknown))[0]
+        except BookingError as problem:
+            return problem
 
     async def _explain(self, lost: list[NewBooking]) -> dict[UUID, Committed]:
         """Why each booking's row did not take; a row of its own id means that an earlier attempt did."""

@@ -37,6 +37,8 @@ UNKNOWN = (
 )
 # Another transaction was in the way; nothing was written and the same statement may be run again.
 TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+# A row carries what the schema refuses or Postgres cannot hold; written again it would be refused again.
+POISONED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 # The server has no room right now; nothing was written.
 CROWDED = (asyncpg.TooManyConnectionsError, asyncpg.OutOfMemoryError, asyncpg.DiskFullError)
 

@@ -16,7 +16,7 @@ import uuid_utils
 
 from service.claims.gate import Gate
 from service.claims.messages import Admission, Answer, Mark, RateState, Release, Settlement, SlotClaim
-from service.claims.scripts import ClaimOutcome, ClaimReply
+from service.claims.scripts import ClaimOutcome, ClaimReply, SettleOutcome
 from service.clock import Clock
 from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter, CommitOutcome, Committed, NewBooking
@@ -187,31 +187,31 @@ class Book:
         appointment = appointment_of(
             request, plan, appointment_id, reply.first, len(considered) // 10, self._clock.now()
         )
-        body = render(appointment)
-        booking = NewBooking(
-            appointment=appointment,
-            idempotency_key=request.idempotency_key,
-            fingerprint=bytes.fromhex(request.fingerprint),
-            actor=caller.actor,
-            correlation_id=caller.correlation_id,
-            considered=considered,
-            data=body,
-        )
         try:
+            body = render(appointment)
+            booking = NewBooking(
+                appointment=appointment,
+                idempotency_key=request.idempotency_key,
+                fingerprint=bytes.fromhex(request.fingerprint),
+                actor=caller.actor,
+                correlation_id=caller.correlation_id,
+                considered=considered,
+                data=body,
+            )
             committed = await self._committer.commit(booking)
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):
             # The claim stays pending: whether the row is there will be known to the reconciler, not to us.
             self._metrics.unknown_commits.inc()
             raise
-        except BaseException:
+        except Exception:
             await self._release(request, plan, appointment)
             raise
         if committed.outcome is CommitOutcome.TAKEN:
-            await self._settle(request, appointment, body)
+            await self._settle(request, plan, appointment, body)
             return Booked(str(appointment_id), body, replayed=False)
         return await self._lost(request, plan, appointment, committed)
 
-    async def _settle(self, request: BookingRequest, appointment: Appointment, body: bytes) -> None:
+    async def _settle(self, request: BookingRequest, plan: Plan, appointment: Appointment, body: bytes) -> None:
         answer = None
         if request.idempotency_key is not None:
             answer = Answer(request.idempotency_key, request.fingerprint, 201, appointment.appointment_id.hex, body)
@@ -223,7 +223,9 @@ class Book:
             answer=answer,
         )
         try:
-            await self._gate.settle(settlement)
+            if await self._gate.settle(settlement) is SettleOutcome.ABSENT:
+                # Redis lost the claim meanwhile: a day derived between that and the commit misses the booking.
+                await self._keeper.repair(appointment.org, [appointment.column], _days(plan, appointment))
         except Unavailable as problem:
             # Committed is committed: the answer is 201, and the reconciler announces it when Redis is back.
             self._metrics.unsettled.inc()
@@ -239,8 +241,7 @@ class Book:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()
             _log.warning("backstop conflict", coach_id=appointment.coach_id, start=appointment.start_time.isoformat())
-            days = sorted({part.day for part in plan.placement.segments()} | {appointment.local_day})
-            await self._keeper.repair(appointment.org, [appointment.column], days)
+            await self._keeper.repair(appointment.org, [appointment.column], _days(plan, appointment))
         return None
 
     async def _release(self, request: BookingRequest, plan: Plan, appointment: Appointment) -> None:
@@ -287,6 +288,11 @@ class Book:
             plan.roster, plan.calendar, plan.coach, plan.placement.starts_at, revision, most=3
         )
         return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
+
+
+def _days(plan: Plan, appointment: Appointment) -> list[int]:
+    """The days of the grid an appointment shows in: where its cells lie, and the one it counts on."""
+    return sorted({part.day for part in plan.placement.segments()} | {appointment.local_day})
 
 
 def _replayed(body: bytes) -> Booked:

@@ -36,6 +36,7 @@ from service.operations.keep_grid import GridKeeper
 
 ATTEMPTS = 3
 KEPT_ALTERNATIVES = 1024
+READS_AT_ONCE = 16
 
 Alternatives: TypeAlias = list[dict[str, str | None]]
 
@@ -71,6 +72,8 @@ class FindAvailability:
         self._grid = grid
         self._keeper = keeper
         self._clock = clock
+        # A crowd of searches waits here, not for a connection: the gate must find one, and soon.
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)
         # Alternatives by what they were computed from: a crowd on one slot asks for the same ones.
         self._alternatives: OrderedDict[tuple[Any, ...], asyncio.Task[Alternatives]] = OrderedDict()
 
@@ -163,7 +166,8 @@ class FindAvailability:
     async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
         """Planes and full rows; missing days are derived first."""
         for _ in range(ATTEMPTS):
-            read = await self._grid.read(roster.org, days, local_days)
+            async with self._reading:
+                read = await self._grid.read(roster.org, days, local_days)
             missing = {
                 day
                 for day, planes in zip(days, read.days, strict=True)

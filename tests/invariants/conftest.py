@@ -1,0 +1,50 @@
+"""Two processes on one set of servers: whatever is promised must hold across them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.app import Services, open_services
+from service.config import Settings
+
+Pair = tuple[Services, Services]
+
+
+class StillClock:
+    """A clock that stands: what may be booked by the time of day does not change while a test looks twice."""
+
+    def __init__(self) -> None:
+        self._now = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """The instant at which the clock was made."""
+        return self._now
+
+
+@pytest.fixture
+async def pair(settings: Settings) -> AsyncIterator[Pair]:
+    """Everything two API processes have."""
+    clock = StillClock()
+    async with open_services(settings, clock=clock) as one, open_services(settings, clock=clock) as other:
+        yield one, other
+
+
+@pytest.fixture
+async def org(pair: Pair) -> int:
+    """The sample organization's integer key."""
+    found = await pair[0].roster_store.organization("demo")
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator[Any]:
+    """A connection to look into the tables with, and to change the organization behind the service's back."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()

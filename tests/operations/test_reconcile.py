@@ -1,0 +1,146 @@
+"""Whatever a crash leaves pending is ended one way or the other, once, when its deadline has passed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import orjson
+import pytest
+
+from service.app import Services
+from service.claims.scripts import ReleaseOutcome
+from service.db.commit import CommitOutcome
+from service.domain.appointment import Status
+from service.errors import SlotUnavailable
+from service.operations.book import RateSeen
+from service.operations.plan_booking import BookingRequest
+from tests.operations import steps
+from tests.wishes import caller, free_starts, wish
+
+
+@pytest.fixture
+async def request_of_4(services: Services, org: int) -> BookingRequest:
+    """A wish that only coach-4 can fulfil, so that one claim more or less shows."""
+    start = (await free_starts(services, org, "cal-2"))[7]
+    return wish(start, "cal-2", coach_id="coach-4")
+
+
+async def test_died_before_the_insert_the_slot_is_offered_again_and_the_late_insert_loses(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    request = replace(request_of_4, idempotency_key="key")
+    left = await steps.claim(services, org, request)
+    assert await services.reconcile() == 0, "before its deadline a claim is left alone"
+    with pytest.raises(SlotUnavailable):
+        await services.book(request_of_4, caller(org), RateSeen())
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+    assert await services.grid.deficits(org, 6) == [0] * 6
+    assert (await steps.commit(services, left)).outcome is CommitOutcome.EXPIRED
+    assert await steps.announced(services) == []
+    # The same request under the same key is carried out now, and the tombstone shows nowhere.
+    booked = await services.book(request, caller(org), RateSeen())
+    assert not booked.replayed
+    assert await services.appointments.get(org, left.appointment.appointment_id) is None
+    assert await steps.differences(services, org) == 0
+
+
+async def test_died_between_commit_and_settle_it_is_heard_of_and_its_answer_kept(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    request = replace(request_of_4, idempotency_key="key")
+    left = await steps.claim(services, org, request)
+    assert (await steps.commit(services, left)).outcome is CommitOutcome.TAKEN
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await services.reconcile() == 0
+    event = f"{org} {left.token} 1"
+    assert await steps.announced(services) == [event]
+    assert await steps.announced(services, "calendar-blocks") == [event]
+    again = await services.book(request, caller(org), RateSeen())
+    assert (again.replayed, again.body) == (True, left.booking.data)
+    assert await steps.differences(services, org) == 0
+
+
+async def test_two_reconcilers_at_once_end_a_claim_once(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    lost = await steps.claim(services, org, request_of_4)
+    starts = await free_starts(services, org)
+    kept = await steps.claim(services, org, wish(starts[20]))
+    await steps.commit(services, kept)
+    await steps.expire_pending(services)
+    entries = await services.grid.pending()
+    for _ in range(2):
+        for token, entry in entries.items():
+            await services.reconcile._claim(token, entry)
+    assert set(await steps.announced(services)) == {f"{org} {kept.token} 1"}
+    assert await steps.differences(services, org) == 0
+    deficits = await services.grid.deficits(org, 6)
+    assert sum(deficits) == 0
+    assert deficits[kept.appointment.column] < 0
+    assert (await steps.commit(services, lost)).outcome is CommitOutcome.EXPIRED
+
+
+async def _booked(services: Services, org: int, request: BookingRequest) -> UUID:
+    booked = await services.book(request, caller(org), RateSeen())
+    return UUID(orjson.loads(booked.body)["appointment_id"])
+
+
+async def test_died_between_the_cancellation_and_its_release_the_time_is_freed(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    appointment = await services.change.get(org, await _booked(services, org, request_of_4))
+    token = await steps.note_release(services, appointment)
+    await steps.commit_cancellation(services, appointment, token)
+    assert not await _free(services, org, appointment.start_time)
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await _free(services, org, appointment.start_time)
+    assert await steps.differences(services, org) == 0
+    assert await services.grid.deficits(org, 6) == [0] * 6
+    assert (await steps.announced(services))[-1] == f"{org} {appointment.appointment_id.hex} 2"
+
+
+async def test_a_release_whose_cancellation_never_came_is_dropped_and_frees_nothing(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    appointment = await services.change.get(org, await _booked(services, org, request_of_4))
+    before = await steps.announced(services)
+    await steps.note_release(services, appointment)
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    assert not await _free(services, org, appointment.start_time)
+    assert await steps.differences(services, org) == 0
+    assert await steps.announced(services) == before
+    assert (await services.change.get(org, appointment.appointment_id)).status is Status.SCHEDULED
+
+
+async def test_a_token_consumed_twice_frees_nothing_of_whoever_came_after(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    appointment = await services.change.get(org, await _booked(services, org, request_of_4))
+    token = await steps.note_release(services, appointment)
+    await steps.commit_cancellation(services, appointment, token)
+    entries = await services.grid.pending()
+    assert await services.gate.release(steps.release_of(appointment, token)) is ReleaseOutcome.RELEASED
+    successor = await services.book(request_of_4, caller(org), RateSeen())
+    assert orjson.loads(successor.body)["coach_id"] == "coach-4"
+    # Both the process that was slow and a reconciler that had read the entry before come late.
+    assert await services.gate.release(steps.release_of(appointment, token)) is ReleaseOutcome.ABSENT
+    await services.reconcile._release(token.hex, entries[token.hex])
+    assert not await _free(services, org, appointment.start_time)
+    assert await steps.differences(services, org) == 0
+
+
+async def _free(services: Services, org: int, start: datetime) -> bool:
+    """Whether coach-4 is listed at a start of cal-2."""
+    roster = await services.rosters.get(org)
+    calendar, coach = roster.calendar("cal-2"), roster.coach("coach-4")
+    free = await services.availability(roster, calendar, coach, start, start + timedelta(minutes=1))
+    return free.total == 1
