@@ -116,7 +116,7 @@ async def open_services(
         )
         appointments = AppointmentStore(database)
         rosters = Rosters(roster_store, grid, clock)
-        keeper = GridKeeper(roster_store, grid, rosters, clock)
+        keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, clock)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)

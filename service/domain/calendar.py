@@ -91,11 +91,6 @@ class Roster:
         return {calendar.calendar_id: calendar for calendar in self.calendars}
 
     @cached_property
-    def calendar_by_number(self) -> dict[int, Calendar]:
-        """Calendars by integer key."""
-        return {calendar.number: calendar for calendar in self.calendars if calendar.number is not None}
-
-    @cached_property
     def zone_numbers(self) -> dict[str, int]:
         """Index of each zone in `zones`."""
         return {name: number for number, name in enumerate(self.zones)}

@@ -18,6 +18,7 @@ from service.domain.grid import day_of
 from service.domain.plane import cells_mask, column_cells, plane_of
 from service.domain.schedule import open_cells
 from service.errors import Unavailable
+from service.metrics import Metrics
 from service.operations.rosters import Rosters, grid_days
 
 ATTEMPTS = 20
@@ -58,11 +59,12 @@ def known_in(source: DaySource) -> list[str]:
 class GridKeeper:
     """Derives, repairs and compares the grid of any organization."""
 
-    def __init__(self, store: RosterStore, grid: GridStore, rosters: Rosters, clock: Clock) -> None:
+    def __init__(self, store: RosterStore, grid: GridStore, rosters: Rosters, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._grid = grid
         self._rosters = rosters
         self._clock = clock
+        self._differences = metrics.grid_differences
         self._deriving: dict[tuple[int, int], asyncio.Task[None]] = {}
 
     async def derive(self, org: int, days: Iterable[int]) -> None:
@@ -165,4 +167,6 @@ class GridKeeper:
                 suspects.update(
                     column for column in limits if column_cells(plane, column, roster.width) != cells.get(column, 0)
                 )
-        return await self.repair(org, sorted(suspects), [day], write=write)
+        found = await self.repair(org, sorted(suspects), [day], write=write)
+        self._differences.inc(found.total)
+        return found

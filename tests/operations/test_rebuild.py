@@ -101,3 +101,11 @@ async def test_a_rebuild_beside_bookings_loses_none_and_lets_none_overlap(servic
     rows = await services.appointments.counted(org, 0, 50_000, None)
     assert sum(count for _, _, count in rows) == len(made)
     assert (await look(services)).holds
+
+
+async def test_each_difference_found_is_counted(services: Services, org: int) -> None:
+    await services.keeper.fill(org)
+    await flip_an_occupied_bit(services, org, day_of(services.clock.now()) + 3)
+    await fill_a_day(services, org, day_of(services.clock.now()) + 4)
+    assert not (await look(services)).holds
+    assert services.metrics.registry.get_sample_value("booking_grid_differences_total") == 2
