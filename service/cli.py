@@ -115,6 +115,12 @@ def worker() -> None:
     from service.processes import until_told, worker_process
 
     settings = _with_servers(settings_for("worker"))
+    for variable, url in (
+        ("CALENDAR_API_URL", settings.calendar_api_url),
+        ("CRM_WEBHOOK_URL", settings.crm_webhook_url),
+    ):
+        if url is None:
+            raise ConfigurationError(f"{variable}: not set, and no `booking up` runs on DATA_DIR")
     until_told(lambda stop: worker_process(settings, stop))
 
 

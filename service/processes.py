@@ -31,6 +31,8 @@ from service.claims.lease import Leases
 from service.config import Settings
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
+from service.errors import ConfigurationError
+from service.metrics import Metrics
 from service.mocks.server import ALL, run_mocks
 from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.apply_calendar_event import ApplyCalendarEvent
@@ -123,7 +125,7 @@ async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver, process, reconcile and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
     async with open_services(settings) as services, open_session() as session:
         if settings.metrics_port:
-            start_http_server(settings.metrics_port, settings.host, services.metrics.registry)
+            _serve_metrics(settings, services.metrics)
         reading = connect(settings.redis_url or "", timeout_s=READ_TIMEOUT_S)
         try:
             await assemble_worker(services, session, reading).run(stop)
@@ -155,6 +157,15 @@ async def fetch_calendars(settings: Settings) -> None:
     async with open_services(settings) as services, open_session() as session:
         calendar = CalendarApi(settings.calendar_api_url or "", session, settings.webhook_timeout_ms / 1000)
         await calendar_fetches(services, calendar)()
+
+
+def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
+    try:
+        start_http_server(settings.metrics_port, settings.host, metrics.registry)
+    except OSError as problem:
+        raise ConfigurationError(
+            f"METRICS_PORT: cannot listen on {settings.host}:{settings.metrics_port}: {problem.strerror}"
+        ) from None
 
 
 def assemble_worker(services: Services, session: aiohttp.ClientSession, reading: Redis) -> Worker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -31,7 +31,7 @@ from service.operations.caller import Caller
 
 LARGEST_BODY_BYTES = 64 * 1024
 _UNLIMITED = str(2**31 - 1)
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 # W3C Trace Context: ids of zeros only and version ff are invalid; versions after 00 may append fields.
 _TRACEPARENT = re.compile(
@@ -164,13 +164,15 @@ class Edge:
                 body_problem = problem
         if route.scope is not None:
             key = call.header("x-api-key") or _bearer(call.header("authorization"))
+            if key is not None:  # bytes that are no UTF-8 arrive as half characters, which cannot be hashed
+                key = key.encode(errors="replace").decode()
             call.caller = await self._authenticate(key, request.remote_addr or request.ip, call.correlation_id)
             call.caller.require(route.scope)
         if body_problem is not None:
             raise body_problem
         if call.body and route.body is not None:
             _check_media_type(call.header("content-type"))
-        call.query = query_of(request.args, known)
+        call.query = query_of(request.get_args(keep_blank_values=True), known)
         if call.caller is not None and not route.counts_itself:
             await self.admit(call)
         return await route.handler(call)
@@ -191,8 +193,8 @@ class Edge:
 
     async def _count_failure(self, call: Call, problem: Problem) -> Problem:
         """A refused request counts too: over the limit it is answered 429 instead of with its own failure."""
-        if call.caller is None or call.rate.state is not None:
-            return problem
+        if call.caller is None or call.rate.state is not None or problem.status == 503:
+            return problem  # a gate that did not answer just now is not asked again
         try:
             await self.admit(call)
         except RateLimitExceeded as limited:
@@ -217,12 +219,13 @@ class Edge:
                 "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
             )
 
-    def preflight(self, request: Request) -> HTTPResponse:
-        """The answer to a browser that asks before it calls."""
+    def preflight(self, request: Request, allowed: Sequence[str]) -> HTTPResponse:
+        """The answer to who asks what a path knows, as browsers do before they call."""
         response = HTTPResponse(status=204)
         self.decorate(response, correlation_of(request), None)
+        headers: Any = response.headers
+        headers["Allow"] = ", ".join(allowed)
         if self._cors_origin:
-            headers: Any = response.headers
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
             headers["Access-Control-Allow-Headers"] = (
                 "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-API-Key, "
@@ -231,7 +234,7 @@ class Edge:
             headers["Access-Control-Max-Age"] = "600"
         return response
 
-    def refusal(self, request: Request, problem: Exception) -> HTTPResponse:
+    def refusal(self, request: Request, problem: Exception, allowed: Sequence[str] = ()) -> HTTPResponse:
         """The answer to what never reached a route: unknown paths, methods, malformed requests, timeouts, crashes."""
         correlation = correlation_of(request)
         if isinstance(problem, SanicException):
@@ -244,14 +247,11 @@ class Edge:
             shown = crashed()
         response = answer(shown, correlation)
         # A client may make methods up; each would be a series of its own.
-        method = request.method if request.method in _METHODS else "other"
+        method = request.method if request.method in METHODS else "other"
         self._metrics.requests.labels(method, "(none)", str(response.status)).inc()
         self.decorate(response, correlation, None)
         if shown.status == 405:
-            allowed: Any = getattr(problem, "headers", {})
-            for name, value in dict(allowed).items():
-                if name.lower() == "allow":
-                    response.headers["Allow"] = value
+            response.headers["Allow"] = ", ".join(allowed)
         return response
 
 

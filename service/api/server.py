@@ -13,10 +13,11 @@ from typing import Any
 
 from sanic import Request, Sanic
 from sanic.config import Config
+from sanic.exceptions import MethodNotAllowed, NotFound
 from sanic.handlers import ErrorHandler
 from sanic.response import HTTPResponse
 
-from service.api.endpoint import Edge, Route
+from service.api.endpoint import METHODS, Edge, Route
 
 GRACEFUL_S = 8.0
 # A body is kept up to 64 KiB; up to this much is read away so that the client gets to read the refusal.
@@ -32,7 +33,12 @@ class _Problems(ErrorHandler):
 
     def response(self, request: Request, exception: Exception) -> HTTPResponse:
         """The problem for a request that never reached its handler."""
-        return self._edge.refusal(request, exception)
+        if not isinstance(exception, MethodNotAllowed):
+            return self._edge.refusal(request, exception)
+        allowed = _methods_of(request)
+        # The router also tries a path without its last slash, and says 405 where there is nothing.
+        problem = exception if allowed else NotFound()
+        return self._edge.refusal(request, problem, allowed)
 
 
 def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
@@ -49,7 +55,6 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
             "MOTD": False,
             "OAS": False,
             "AUTO_EXTEND": False,
-            "TOUCHUP": False,
         }
     )
     app: Any = Sanic("booking", config=config, error_handler=_Problems(edge), configure_logging=False)
@@ -57,23 +62,33 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
         app.add_route(
             edge.endpoint(route),
             route.path,
-            methods=[route.method],
+            methods=["GET", "HEAD"] if route.method == "GET" else [route.method],
             name=route.operation_id,
             stream=route.method != "GET",
             strict_slashes=True,
         )
-    for path in sorted({route.path for route in routes}):
-        app.add_route(
-            _preflight(edge), path, methods=["OPTIONS"], name=f"options_{abs(hash(path))}", strict_slashes=True
-        )
+    for number, path in enumerate(sorted({route.path for route in routes})):
+        app.add_route(_preflight(edge), path, methods=["OPTIONS"], name=f"options_{number}", strict_slashes=True)
     return app
 
 
 def _preflight(edge: Edge) -> Any:
     async def handle(request: Request, **_: str) -> HTTPResponse:
-        return edge.preflight(request)
+        return edge.preflight(request, _methods_of(request))
 
     return handle
+
+
+def _methods_of(request: Any) -> list[str]:
+    """The methods the request's path knows."""
+    known: list[str] = []
+    for method in METHODS:
+        try:
+            request.app.router.get(request.path, method, None)
+        except (NotFound, MethodNotAllowed):
+            continue
+        known.append(method)
+    return known
 
 
 async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None:

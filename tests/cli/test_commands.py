@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -122,3 +123,23 @@ def test_a_server_that_is_away_is_one_sentence_not_a_traceback(booking: Commands
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "secret-word" not in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["CALENDAR_API_URL", "CRM_WEBHOOK_URL"])
+def test_a_worker_without_somebody_to_tell_does_not_start(booking: Commands, missing: str) -> None:
+    urls = {"CALENDAR_API_URL": "http://127.0.0.1:9", "CRM_WEBHOOK_URL": "http://127.0.0.1:9", missing: ""}
+    done = booking("worker", **urls)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"booking: {missing}: ")
+
+
+def test_a_taken_metrics_port_is_named(booking: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = booking(
+            "worker",
+            CALENDAR_API_URL="http://127.0.0.1:9",
+            CRM_WEBHOOK_URL="http://127.0.0.1:9",
+            METRICS_PORT=str(taken.getsockname()[1]),
+        )
+    assert done.returncode == 2
+    assert "METRICS_PORT: " in done.stderr

@@ -7,7 +7,7 @@ import pytest
 from service.claims.messages import Answer, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ReleaseOutcome, SettleOutcome
 from service.domain.assignment import Strategy
-from tests.lua.world import DAY, ORG, World, at, coach, roster_of
+from tests.lua.world import CLAIM_TTL_MS, DAY, ORG, World, at, coach, roster_of
 
 NOON = 144
 
@@ -138,12 +138,10 @@ async def test_a_noted_release_frees_a_settled_time_when_its_token_is_consumed(w
     await world.gate.settle(Settlement(ORG, wish.token, None, ()))
     await world.gate.note_release(ORG, "token-2", wish.token, 0, wish.placement, DAY, world.roster.width, reply.second)
     entry = (await world.grid.pending())["token-2"]
-    assert (entry.kind, entry.appointment, entry.start_cell, entry.cells) == (
-        "release",
-        wish.token,
-        at(NOON).start,
-        6,
-    )
+    assert (entry.kind, entry.org, entry.appointment) == ("release", ORG, wish.token)
+    assert (entry.column, entry.start_cell, entry.cells, entry.local_day) == (0, at(NOON).start, 6, DAY)
+    now_ms = await world.grid.now_ms()
+    assert now_ms < entry.deadline_ms <= now_ms + CLAIM_TTL_MS
     assert await world.gate.release(Release(ORG, "token-2", wish.placement, DAY)) is ReleaseOutcome.RELEASED
     assert await world.snapshot() == before
     assert await world.gate.release(Release(ORG, "token-2", wish.placement, DAY)) is ReleaseOutcome.ABSENT
