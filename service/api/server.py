@@ -55,6 +55,7 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
             "MOTD": False,
             "OAS": False,
             "AUTO_EXTEND": False,
+            "TOUCHUP": False,
         }
     )
     app: Any = Sanic("booking", config=config, error_handler=_Problems(edge), configure_logging=False)
