@@ -19,26 +19,36 @@ from redis.asyncio import Redis
 from service.api.appointment_life import AppointmentLifeRoutes
 from service.api.appointments import AppointmentRoutes
 from service.api.availability import AvailabilityRoutes
+from service.api.coach_schedules import CoachScheduleRoutes
 from service.api.coaches import CoachRoutes
+from service.api.contacts import ContactRoutes
 from service.api.endpoint import Edge, Route
+from service.api.manage_calendars import CalendarRoutes
+from service.api.manage_coaches import ManageCoachRoutes
 from service.api.openapi import document
 from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
 from service.api.webhooks import WebhookRoutes
-from service.app import Services, open_services
+from service.app import Services, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
 from service.config import Settings
+from service.db.people import PeopleStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
+from service.domain.schedule import Window
 from service.errors import ConfigurationError
 from service.metrics import Metrics
 from service.mocks.server import ALL, run_mocks
 from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
+from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
 from service.operations.look_back import LookBack
+from service.operations.manage_calendars import ManageCalendars
+from service.operations.manage_coaches import ManageCoaches
+from service.operations.manage_contacts import ManageContacts
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.take_turns import TakeTurns
@@ -103,10 +113,28 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         *CoachRoutes(
             ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
         ).routes(),
+        *_people_routes(services, edge),
         *operations.routes(),
     ]
     operations.openapi = document(routes)
     return edge, routes
+
+
+def _people_routes(services: Services, edge: Edge) -> list[Route]:
+    """The endpoints of coaches, calendars and contacts."""
+    people = PeopleStore(services.database)
+    change = ChangeRoster(
+        people, rosters=services.rosters, keeper=services.keeper, grid=services.grid, clock=services.clock
+    )
+    coaches = ManageCoaches(people, change, services.tasks)
+    settings = services.settings
+    opening = Window(settings.clinic_start_hour * 60, settings.clinic_end_hour * 60)
+    return [
+        *ManageCoachRoutes(coaches, opening).routes(),
+        *CoachScheduleRoutes(coaches, edge, services.availability, services.rosters).routes(),
+        *CalendarRoutes(ManageCalendars(people, change, services.tasks), default_slot(settings)).routes(),
+        *ContactRoutes(ManageContacts(people, services.tasks)).routes(),
+    ]
 
 
 def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate | None:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import orjson
@@ -58,12 +58,10 @@ def refuse_nul(value: Any, field: str = "") -> None:
             if any("\ud800" <= character <= "\udfff" for character in inner):
                 raise InvalidRequest([(name or "body", "must not contain half a surrogate pair")])
         elif isinstance(inner, dict):
-            members: dict[str, Any] = inner
-            for key, item in members.items():
+            for key, item in cast("dict[str, Any]", inner).items():
                 left += [(item, f"{name}.{key}" if name else key), (key, name)]  # the name is looked at first
         elif isinstance(inner, list):
-            items: list[Any] = inner
-            left += [(item, name) for item in items]
+            left += [(item, name) for item in cast("list[Any]", inner)]
 
 
 def fingerprint_of(method: str, route: str, body: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sanic import Request, Sanic
 from sanic.config import Config
-from sanic.exceptions import MethodNotAllowed, NotFound
+from sanic.exceptions import MethodNotAllowed, NotFound, ServiceUnavailable
 from sanic.handlers import ErrorHandler
 from sanic.response import HTTPResponse
 
@@ -33,6 +33,10 @@ class _Problems(ErrorHandler):
 
     def response(self, request: Request, exception: Exception) -> HTTPResponse:
         """The problem for a request that never reached its handler."""
+        stream: Any = request.stream
+        if isinstance(exception, ServiceUnavailable) and stream is not None:
+            # Too slow for its own body: Sanic would wait for the rest of it, with no timeout left to end that.
+            stream.request_body = False
         if not isinstance(exception, MethodNotAllowed):
             return self._edge.refusal(request, exception)
         allowed = _methods_of(request)

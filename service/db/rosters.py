@@ -66,12 +66,15 @@ class RosterStore:
         return None if row is None else row["org_id"]
 
     async def load(self, org: int) -> Roster:
-        """The roster as it is now: its version is read first, so it is never newer than what it names."""
-        head = await self._database.first("roster_head", org)
-        if head is None:
-            raise LookupError(f"no organization {org}")
-        coaches = tuple(_coach(row) for row in await self._database.fetch("roster_coaches", org))
-        calendars = tuple(_calendar(row) for row in await self._database.fetch("roster_calendars", org))
+        """The roster as it is now, as a whole: where a change was committed between the reads, they are made again."""
+        head = await self._head(org)
+        while True:
+            coaches = tuple(_coach(row) for row in await self._database.fetch("roster_coaches", org))
+            calendars = tuple(_calendar(row) for row in await self._database.fetch("roster_calendars", org))
+            after = await self._head(org)
+            if after["roster_version"] == head["roster_version"]:
+                break
+            head = after
         default = self._default
         everyone = Calendar(
             number=None,
@@ -97,6 +100,17 @@ class RosterStore:
             everyone=everyone,
             zones=tuple(sorted({coach.timezone for coach in coaches})),
         )
+
+    async def version(self, org: int) -> int:
+        """The version of an organization's roster."""
+        head = await self._head(org)
+        return head["roster_version"]
+
+    async def _head(self, org: int) -> Any:
+        head = await self._database.first("roster_head", org)
+        if head is None:
+            raise LookupError(f"no organization {org}")
+        return head
 
     async def schedules(
         self, roster: Roster, columns: Sequence[int] | None, first_day: int, last_day: int

@@ -35,7 +35,7 @@ from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
 
 READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
-_FILL_S = 600.0
+_FILL_S = 60.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
 

@@ -162,9 +162,7 @@ class _Calendar:
             del self._live[block.coach_id, block.start_time, block.end_time]
         else:
             released_at = block.released_at
-        return answer(
-            {"success": True, "coach_id": coach_id, "block_id": wanted.block_id, "released_at": released_at}
-        )
+        return answer({"success": True, "coach_id": coach_id, "block_id": wanted.block_id, "released_at": released_at})
 
     async def settings(self, request: web.Request) -> web.Response:
         """GET /coaches/{id}/settings: the same working hours and rules for every coach."""

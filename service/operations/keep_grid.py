@@ -101,10 +101,20 @@ class GridKeeper:
         raise Unavailable(f"day {day} of the grid kept changing while it was derived")
 
     async def fill(self, org: int) -> int:
-        """Create every missing day up to the horizon; how many there were."""
+        """Create every missing day up to the horizon; how many there were.
+
+        A roster in Redis of another version than Postgres' is one whose publisher died in between: it is published,
+        and every day is compared, because its hours may not have been repaired either.
+        """
         roster = await self._rosters.get(org)
-        if await self._grid.has_roster(org) is None:
+        published = await self._grid.has_roster(org)
+        if roster.version != await self._store.version(org):
+            roster = await self._rosters.refresh(org, roster)
+        if published != roster.version:
             await self._rosters.publish(roster)
+            if published is not None:
+                for day in grid_days(roster, day_of(self._clock.now())):
+                    await self.check_day(org, day, write=True)
         missing = await self._grid.missing_days(org, grid_days(roster, day_of(self._clock.now())))
         await self.derive(org, missing)
         return len(missing)

@@ -110,6 +110,13 @@ def test_equal_scores_are_decided_by_the_lower_column(strategy: Strategy) -> Non
     assert choose(strategy, candidates).winner == 3
 
 
+def test_who_is_owed_alike_is_chosen_by_score_and_then_by_column() -> None:
+    candidates = [Candidate(0, 700_000, 0), Candidate(5, 1_000_000, 0), Candidate(2, 1_000_000, 0)]
+    shares = [1_000_000 * c.score // 2_700_000 for c in candidates]
+    even = [Candidate(c.column, c.score, max(shares) - share) for c, share in zip(candidates, shares, strict=True)]
+    assert choose(Strategy.BALANCED, even).winner == 2
+
+
 def test_a_team_without_scores_shares_alike() -> None:
     trace = Trace([0, 0, 0], lambda _, __: range(3)).run(300)
     assert trace.given == [100, 100, 100]

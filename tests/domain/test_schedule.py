@@ -76,9 +76,7 @@ def hours(schedule: WeeklySchedule, around: date) -> list[tuple[str, str]]:
     return runs
 
 
-def slow_open_cells(
-    schedule: WeeklySchedule, day: int, closed: Sequence[tuple[datetime, datetime]] = ()
-) -> list[bool]:
+def slow_open_cells(schedule: WeeklySchedule, day: int, closed: Sequence[tuple[datetime, datetime]] = ()) -> list[bool]:
     """Each cell by itself: read the clock at its first and last minute, remember what was shown before."""
     there = ZoneInfo(schedule.timezone)
     begin = EPOCH + timedelta(days=day)
@@ -94,8 +92,7 @@ def slow_open_cells(
             continue
         windows = schedule.overrides.get(wall.date(), schedule.weekly[wall.weekday()])
         within = any(
-            window.start_minute <= wall.hour * 60 + wall.minute
-            and last.hour * 60 + last.minute < window.end_minute
+            window.start_minute <= wall.hour * 60 + wall.minute and last.hour * 60 + last.minute < window.end_minute
             for window in windows
         )
         touched = any(start < end and start < instant + CELL and instant < end for start, end in closed)
@@ -152,9 +149,7 @@ def closed_ranges(draw: st.DrawFn, day: int) -> list[tuple[datetime, datetime]]:
 
 @given(st.data(), names, weeks, st.dates(date(2020, 1, 1), date(2040, 12, 31)))
 @settings(max_examples=250, deadline=None)
-def test_open_cells_are_those_found_one_by_one(
-    st_data: st.DataObject, name: str, weekly: Week, on: date
-) -> None:
+def test_open_cells_are_those_found_one_by_one(st_data: st.DataObject, name: str, weekly: Week, on: date) -> None:
     overrides = st_data.draw(
         st.dictionaries(st.integers(-2, 2).map(lambda n: on + timedelta(days=n)), day_windows(), max_size=3)
     )

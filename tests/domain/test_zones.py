@@ -192,9 +192,7 @@ def test_a_time_without_offset_is_no_instant() -> None:
         ("Pacific/Apia", date(2011, 12, 31), datetime(2011, 12, 30, 10, tzinfo=UTC), 24),
     ],
 )
-def test_a_local_day_lasts_as_long_as_its_clocks_make_it(
-    name: str, day: date, start: datetime, hours: float
-) -> None:
+def test_a_local_day_lasts_as_long_as_its_clocks_make_it(name: str, day: date, start: datetime, hours: float) -> None:
     assert day_bounds(day, zone(name)) == (start, start + timedelta(hours=hours))
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_what_a_living_supervisor_wrote_is_read_back_and_private(tmp_path: Path)
 
 
 def test_by_default_it_names_the_process_that_writes_it(tmp_path: Path) -> None:
-    fields = {name: "" for name in RunFile.__struct_fields__ if not name.startswith("pid")}
+    fields: dict[str, Any] = {name: "" for name in RunFile.__struct_fields__ if not name.startswith("pid")}
     assert RunFile(**fields).pid_started_at == started_at(os.getpid()) is not None
 
 

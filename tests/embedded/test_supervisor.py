@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from service.embedded import EmbeddedPostgres, EmbeddedRedis
+from service.embedded.process import Steps
 from service.supervisor import Child, Supervisor
 from tests.embedded.conftest import processes_on, python, read_until, wait_for
 
@@ -103,7 +104,7 @@ def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itsel
     asked: list[float] = []
 
     class Endless(Child):
-        def stopping(self, timeout_s: float) -> Iterator[None]:  # type: ignore[override]
+        def stopping(self, timeout_s: float) -> Steps:
             asked.append(timeout_s)
             yield from super().stopping(0.0)
 

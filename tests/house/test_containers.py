@@ -48,9 +48,7 @@ def booking_commands(compose: dict[str, Any], dockerfile: str) -> list[list[str]
 
 def test_the_compose_file_follows_the_compose_specification(root: Path) -> None:
     checker = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run(
-        [*checker, str(root / "docker-compose.yml")], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*checker, str(root / "docker-compose.yml")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -78,9 +76,7 @@ def test_every_command_exists_in_the_cli(compose: dict[str, Any], dockerfile: st
         command.make_context("booking", list(rest), parent=context.parent)
 
 
-def test_every_variable_is_a_setting_and_holds_a_value_it_accepts(
-    compose: dict[str, Any], dockerfile: str
-) -> None:
+def test_every_variable_is_a_setting_and_holds_a_value_it_accepts(compose: dict[str, Any], dockerfile: str) -> None:
     known = {name for name, *_ in Settings.describe()}
     used: dict[str, dict[str, str]] = {"Dockerfile": {}}
     for body in re.findall(r"^ENV (.*)$", dockerfile, flags=re.MULTILINE):
@@ -113,9 +109,7 @@ def test_what_needs_a_server_waits_until_it_is_healthy(compose: dict[str, Any]) 
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
-                assert "test" in services[other]["healthcheck"], (
-                    f"{name} waits for {other}, which has no check"
-                )
+                assert "test" in services[other]["healthcheck"], f"{name} waits for {other}, which has no check"
     for name in ("api", "worker"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
     for name, service in services.items():
@@ -131,11 +125,7 @@ def test_everything_the_image_copies_reaches_the_builder(root: Path, dockerfile:
     for source in sources:
         path = root / source
         assert path.exists(), source
-        files = (
-            [path]
-            if path.is_file()
-            else [file for file in path.rglob("*.*") if "__pycache__" not in file.parts]
-        )
+        files = [path] if path.is_file() else [file for file in path.rglob("*.*") if "__pycache__" not in file.parts]
         assert not [f for f in files if f.is_file() and ignored.match_file(f.relative_to(root))], source
     assert ignored.match_file(".env")
     assert ignored.match_file("tests/conftest.py")

@@ -45,9 +45,7 @@ def everything(root: Path) -> dict[str, Version]:
     return pins(root / "requirements-test.txt")
 
 
-def test_the_runtime_lock_satisfies_every_dependency(
-    project: dict[str, Any], runtime: dict[str, Version]
-) -> None:
+def test_the_runtime_lock_satisfies_every_dependency(project: dict[str, Any], runtime: dict[str, Version]) -> None:
     table = project["project"]
     for text in [*table["dependencies"], *table["optional-dependencies"]["embedded"]]:
         wanted = Requirement(text)
@@ -64,9 +62,7 @@ def test_the_test_lock_satisfies_every_dependency_and_repeats_the_runtime_pins(
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
-def test_the_lock_is_complete_on(
-    python: str, project: dict[str, Any], everything: dict[str, Version]
-) -> None:
+def test_the_lock_is_complete_on(python: str, project: dict[str, Any], everything: dict[str, Version]) -> None:
     environment = {str(k): str(v) for k, v in default_environment().items()}
     environment |= {"python_version": python, "python_full_version": f"{python}.0"}
     extras: dict[str, set[str]] = {}

@@ -64,9 +64,7 @@ def test_prometheus_finds_its_rules_and_compose_mounts_them(root: Path) -> None:
         assert f"./deploy/{name}:/etc/prometheus/{name}:ro" in mounted
 
 
-def test_every_alert_asks_only_for_series_and_labels_that_exist(
-    root: Path, series: dict[str, set[str]]
-) -> None:
+def test_every_alert_asks_only_for_series_and_labels_that_exist(root: Path, series: dict[str, set[str]]) -> None:
     assert len(alerts(root)) >= 5
     for rule in alerts(root):
         found = selectors(promql.parse(rule["expr"]))

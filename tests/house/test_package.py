@@ -31,9 +31,7 @@ def test_the_wheel_holds_every_script_and_every_sql_file(root: Path, wheel: Path
     with zipfile.ZipFile(wheel) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
     scripts = {f"service/lua_scripts/{file.name}": file.read_bytes() for file in root.glob("lua/*.lua")}
-    queries = {
-        file.relative_to(root).as_posix(): file.read_bytes() for file in root.glob("service/db/**/*.sql")
-    }
+    queries = {file.relative_to(root).as_posix(): file.read_bytes() for file in root.glob("service/db/**/*.sql")}
     assert scripts, "the checkout has no scripts"
     assert queries, "the checkout has no SQL files"
     assert {name: held.get(name) for name in scripts | queries} == scripts | queries

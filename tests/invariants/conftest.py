@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -16,13 +16,14 @@ Pair = tuple[Services, Services]
 
 
 class StillClock:
-    """A clock that stands: what may be booked by the time of day does not change while a test looks twice."""
+    """A clock that stands amid the working hours of a coming Wednesday, so that two looks see the same choice."""
 
     def __init__(self) -> None:
-        self._now = datetime.now(UTC)
+        today = datetime.now(UTC).replace(hour=16, minute=3, second=0, microsecond=7)
+        self._now = today + timedelta(days=(2 - today.weekday()) % 7)
 
     def now(self) -> datetime:
-        """The instant at which the clock was made."""
+        """That instant."""
         return self._now
 
 

@@ -29,11 +29,13 @@ async def changed_roster(services: Services, sql: Any, org: int, *statements: st
 
 
 async def listed(services: Services, org: int, calendar: str, coach: str | None = None) -> set[tuple[datetime, str]]:
-    """(start, coach) of everything a calendar lists for seven days, asked as the edge asks."""
+    """(start, coach) of everything a calendar lists from an hour ago to a week ahead, asked as the edge asks."""
     roster = await services.rosters.get(org)
     now = services.clock.now()
     one = None if coach is None else roster.coach(coach)
-    free = await services.availability(roster, roster.calendar(calendar), one, now, now + timedelta(days=7))
+    free = await services.availability(
+        roster, roster.calendar(calendar), one, now - timedelta(hours=1), now + timedelta(days=7)
+    )
     return {(instant_of(cell), who.coach_id) for cell, coaches in free.slots() for who in coaches}
 
 

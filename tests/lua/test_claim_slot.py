@@ -155,6 +155,18 @@ async def test_the_best_scored_is_chosen_whatever_is_owed_when_score_decides(wor
     assert (await world.claim(world.wish(at(200)))).first == 1
 
 
+@pytest.mark.outcome("claim_slot", "claimed")
+@pytest.mark.parametrize(("scores", "winner"), [((7, 8, 9, 9), 2), ((9, 9, 8, 7), 0), ((7, 9, 9, 8), 1)])
+async def test_who_is_owed_alike_is_chosen_by_score_and_then_by_column(
+    world: World, scores: tuple[int, ...], winner: int
+) -> None:
+    coaches = [coach(column, score=score * 100_000) for column, score in enumerate(scores)]
+    earned = [1_000_000 * score // sum(scores) for score in scores]
+    await world.publish(roster_of(coaches), [max(earned) - share for share in earned])
+    await world.derive()
+    assert (await world.claim(world.wish(at(NOON)))).first == winner
+
+
 @pytest.mark.outcome("claim_slot", "claimed", "taken")
 async def test_a_requested_coach_or_nobody(world: World) -> None:
     await world.ready()

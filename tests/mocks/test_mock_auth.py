@@ -64,9 +64,7 @@ async def test_an_unknown_key_is_401(serve: Any) -> None:
 
 
 @pytest.mark.parametrize(("text", "limit"), [(text, limit) for text, _, limit, _ in KNOWN])
-async def test_past_its_limit_a_key_is_429_until_the_next_minute(
-    serve: Any, clock: Any, text: str, limit: int
-) -> None:
+async def test_past_its_limit_a_key_is_429_until_the_next_minute(serve: Any, clock: Any, text: str, limit: int) -> None:
     call = await serve(build_auth(CALM, clock))
     answers = await call.many([("POST", "/validate", {"api_key": text})] * (limit + 30))
     assert Counter(status for status, _ in answers) == {200: limit, 429: 30}

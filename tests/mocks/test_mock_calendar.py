@@ -67,9 +67,7 @@ async def test_days_that_are_no_number_of_days_are_400(serve: Any, days: str) ->
     assert "days" in body["error"]
 
 
-async def test_about_30_percent_are_missing_drawn_anew_at_each_call(
-    serve: Any, clock: Any, at_rate: Any
-) -> None:
+async def test_about_30_percent_are_missing_drawn_anew_at_each_call(serve: Any, clock: Any, at_rate: Any) -> None:
     call = await serve(build_calendar(replace(CALM, missing_rate=0.3), clock))
     path = "/coaches/coach-1/availability?days=28"
     offers = [{s["start_time"] for s in (await call("GET", path))[1]["slots"]} for _ in range(4)]

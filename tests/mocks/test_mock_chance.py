@@ -38,16 +38,12 @@ def script(service: str) -> list[Request]:
         blocks: list[Request] = [("POST", f"/coaches/c-{n}/block-slot", TIMES, {}) for n in range(80)]
         return offers + blocks
     created, contact = "/webhooks/appointment-created", "/contacts/c-1"
-    hooks: list[Request] = [
-        ("POST", created, CREATED, {"X-Idempotency-Key": f"k{n % 50}"}) for n in range(100)
-    ]
+    hooks: list[Request] = [("POST", created, CREATED, {"X-Idempotency-Key": f"k{n % 50}"}) for n in range(100)]
     contacts: list[Request] = [("GET", contact, None, {}) for _ in range(60)]
     return hooks + contacts
 
 
-async def play(
-    serve: Any, clock: Any, build: Build, service: str, seed: int, *, ask_health: bool = False
-) -> list[Any]:
+async def play(serve: Any, clock: Any, build: Build, service: str, seed: int, *, ask_health: bool = False) -> list[Any]:
     call = await serve(build(Behaviour(seed=seed, failure_rate=0.3, delay_scale=0.0), clock))
     answers: list[Any] = []
     for method, path, body, headers in script(service):

@@ -119,16 +119,13 @@ async def test_five_percent_of_cancellations_are_never_answered_and_did_nothing(
     call = await serve(build_crm(replace(CALM, seed=11, never_answer_rate=0.05)))
     body = BODIES["appointment-cancelled"]
     sent = [
-        asyncio.create_task(call("POST", "/webhooks/appointment-cancelled", body, headers=key(n)))
-        for n in range(600)
+        asyncio.create_task(call("POST", "/webhooks/appointment-cancelled", body, headers=key(n))) for n in range(600)
     ]
 
     async def ledger() -> dict[str, Any]:
         return (await call("GET", "/webhooks/ledger"))[1]["keys"]
 
-    keys = await eventually(
-        ledger, lambda seen: sum(e["accepted"] + e["abandoned"] for e in seen.values()) == 600
-    )
+    keys = await eventually(ledger, lambda seen: sum(e["accepted"] + e["abandoned"] for e in seen.values()) == 600)
     silent = {name for name, entry in keys.items() if entry["abandoned"]}
     assert at_rate(len(silent), 600, 0.05)
     await eventually(lambda: asyncio.sleep(0), lambda _: sum(t.done() for t in sent) == 600 - len(silent))
@@ -164,12 +161,8 @@ async def test_a_webhook_without_a_key_is_400(serve: Any, kind: str, headers: di
     assert (await call("GET", "/webhooks/ledger"))[1]["total_keys"] == 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "missing"), [(kind, name) for kind, body in BODIES.items() for name in body]
-)
-async def test_a_body_that_lacks_a_field_is_400_and_leaves_the_key_unseen(
-    serve: Any, kind: str, missing: str
-) -> None:
+@pytest.mark.parametrize(("kind", "missing"), [(kind, name) for kind, body in BODIES.items() for name in body])
+async def test_a_body_that_lacks_a_field_is_400_and_leaves_the_key_unseen(serve: Any, kind: str, missing: str) -> None:
     call = await serve(build_crm(CALM))
     body = {name: value for name, value in BODIES[kind].items() if name != missing}
     status, answer = await call("POST", f"/webhooks/{kind}", body, headers=key("k"))
@@ -201,9 +194,7 @@ async def test_the_log_shows_the_last_20_and_the_ledger_everything(serve: Any) -
     assert (await call("DELETE", "/webhooks/log"))[0] == 200
     assert (await call("GET", "/webhooks/log"))[1] == {"total_received": 0, "webhooks": []}
     assert (await call("GET", "/webhooks/ledger"))[1] == {"total_keys": 0, "keys": {}}
-    _, again = await call(
-        "POST", "/webhooks/appointment-updated", BODIES["appointment-updated"], headers=key(1)
-    )
+    _, again = await call("POST", "/webhooks/appointment-updated", BODIES["appointment-updated"], headers=key(1))
     assert "processed_at" in again
 
 

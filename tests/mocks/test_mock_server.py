@@ -107,9 +107,7 @@ async def test_rates_and_seed_come_from_the_settings(session: aiohttp.ClientSess
     assert seen[0] == seen[1]
 
 
-async def test_they_stop_within_a_second_while_requests_hang(
-    session: aiohttp.ClientSession, eventually: Any
-) -> None:
+async def test_they_stop_within_a_second_while_requests_hang(session: aiohttp.ClientSession, eventually: Any) -> None:
     chosen = settings(MOCK_CRM_FAILURE_RATE="0", MOCK_CALENDAR_FAILURE_RATE="0", MOCK_DELAY_SCALE="100")
     crm, calendar = (f"http://127.0.0.1:{port}" for port in (chosen.crm_port, chosen.calendar_port))
 

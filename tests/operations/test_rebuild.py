@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import pytest
 
@@ -109,3 +110,20 @@ async def test_each_difference_found_is_counted(services: Services, org: int) ->
     await fill_a_day(services, org, day_of(services.clock.now()) + 4)
     assert not (await look(services)).holds
     assert services.metrics.registry.get_sample_value("booking_grid_differences_total") == 2
+
+
+async def test_a_roster_whose_publisher_died_is_published_and_its_days_are_compared(
+    services: Services, org: int
+) -> None:
+    await services.keeper.fill(org)
+    async with services.database.transaction() as connection:
+        await connection.execute("UPDATE organizations SET roster_version = roster_version + 1 WHERE org_id = $1", org)
+        await connection.execute("DELETE FROM weekly_windows WHERE org_id = $1 AND coach_no = 2", org)
+    assert await services.grid.has_roster(org) == 1
+    await services.keeper.fill(org)
+    assert await services.grid.has_roster(org) == 2
+    assert (await look(services)).holds
+    roster = await services.rosters.get(org)
+    now = services.clock.now()
+    free = await services.availability(roster, roster.everyone, roster.coach("coach-3"), now, now + timedelta(days=7))
+    assert free.total == 0

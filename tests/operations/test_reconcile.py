@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -17,7 +19,16 @@ from service.errors import SlotUnavailable
 from service.operations.book import RateSeen
 from service.operations.plan_booking import BookingRequest
 from tests.operations import steps
+from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
+
+_COMMIT_WAITS_FOR_LOCK_1 = """
+CREATE FUNCTION wait_for_lock_1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER wait_for_lock_1 AFTER INSERT ON appointments DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION wait_for_lock_1();
+"""
+_WAITING = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = $1 AND datname = current_database()"
 
 
 @pytest.fixture
@@ -64,6 +75,27 @@ async def test_died_between_commit_and_settle_it_is_heard_of_and_its_answer_kept
     again = await services.book(request, caller(org), RateSeen())
     assert (again.replayed, again.body) == (True, left.booking.data)
     assert await steps.differences(services, org) == 0
+
+
+async def test_a_commit_still_under_way_at_the_deadline_wins_and_is_settled(
+    services: Services, org: int, request_of_4: BookingRequest, sql: Any
+) -> None:
+    """The reconciler sees no row yet; its tombstone waits for the insert of the same id, and then gives way."""
+    left = await steps.claim(services, org, request_of_4)
+    await steps.expire_pending(services)
+    await sql.execute(_COMMIT_WAITS_FOR_LOCK_1)
+    await sql.execute("SELECT pg_advisory_lock(1)")
+    late = asyncio.ensure_future(steps.commit(services, left))
+    await eventually(lambda: sql.fetchval(_WAITING, "advisory"), what="the commit under way")
+    round_of_it = asyncio.ensure_future(services.reconcile())
+    await eventually(lambda: sql.fetchval(_WAITING, "transactionid"), what="the tombstone waiting for the commit")
+    await sql.execute("SELECT pg_advisory_unlock(1)")
+    assert (await late).outcome is CommitOutcome.TAKEN
+    assert await round_of_it == 1
+    assert await steps.announced(services) == [f"{org} {left.token} 1"]
+    assert not await _free(services, org, left.appointment.start_time)
+    assert await steps.differences(services, org) == 0
+    assert await sql.fetchval("SELECT count(*) FROM appointments") == 1
 
 
 async def test_two_reconcilers_at_once_end_a_claim_once(
