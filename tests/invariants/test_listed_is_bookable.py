@@ -1,8 +1,8 @@
 """What availability lists for a calendar can be booked, and nothing else can.
 
-For a week and the hour before it, at every five minutes, in every calendar: a claim succeeds exactly where the start is listed, and for
-exactly the coaches that are listed there. The organization is made awkward: two zones, buffers, an interval that
-misses one zone's hours, a coach near its daily limit, an absence, windows that end off the interval.
+For a week and the hour before it, every five minutes, in every calendar: a claim succeeds exactly where the start is
+listed, and for exactly the coaches that are listed there. The organization is made awkward: two zones, buffers, an
+interval that misses one zone's hours, a coach near its daily limit, an absence, windows that end off the interval.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ _AWKWARD = (
     "UPDATE calendars SET min_notice_minutes = 0 WHERE calendar_no = 3",
     "UPDATE weekly_windows SET end_minute = 1010 WHERE coach_no = 4",
     "UPDATE weekly_windows SET start_minute = 0, end_minute = 1440 WHERE coach_no = 5",
-    "INSERT INTO external_busy SELECT 1, 5, date_trunc('day', now()) + interval '2 days',"
-    " date_trunc('day', now()) + interval '2 days 13 hours 7 minutes'",
 )
 STEP = timedelta(minutes=5)
 
 
 async def test_a_claim_succeeds_exactly_where_and_for_whom_a_start_is_listed(pair: Pair, org: int, sql: Any) -> None:
     services, other = pair
+    away = services.clock.now() + timedelta(days=2)
+    await sql.execute(
+        "INSERT INTO external_busy VALUES ($1, 5, $2, $3)", org, away, away + timedelta(hours=5, minutes=4)
+    )
     await changed_roster(services, sql, org, *_AWKWARD)
+    await services.keeper.fill(org)
     for number, start in enumerate((await free_starts(services, org))[8:80:6]):
         await booked(services, org, start, person=number)
     compared = 0
