@@ -153,7 +153,13 @@ async def open_services(
                 metrics=metrics,
             ),
             change=ChangeAppointment(
-                gate=gate, appointments=appointments, rosters=rosters, tasks=tasks, clock=clock, metrics=metrics
+                gate=gate,
+                appointments=appointments,
+                rosters=rosters,
+                keeper=keeper,
+                tasks=tasks,
+                clock=clock,
+                metrics=metrics,
             ),
             reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, metrics=metrics),
             rebuild=Rebuild(

@@ -52,6 +52,7 @@ from service.operations.manage_contacts import ManageContacts
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.take_turns import TakeTurns
+from service.operations.watch_grid import WatchGrid
 from service.outside.auth_service import AuthService
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
@@ -214,6 +215,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,
+        watch_grid=WatchGrid(services.roster_store, services.rosters, services.keeper, services.clock),
         apply_event=ApplyCalendarEvent(services.change),
         reconcile=services.reconcile,
         sync_calendars=calendar_fetches(services, calendar),

@@ -231,11 +231,14 @@ class GridStore:
         value: bytes = (found or b"").ljust(columns * 4, b"\0")
         return [int.from_bytes(value[4 * c : 4 * c + 4], "big", signed=True) for c in range(columns)]
 
-    async def set_deficits(self, org: int, units: Mapping[int, int]) -> bool:
-        """Set the deficits of some columns; False when a booking changed any deficit meanwhile (nothing is written)."""
+    async def set_deficits(self, org: int, units: Mapping[int, int], seen: Sequence[int]) -> bool:
+        """Set the deficits of some columns; False when any differs from what was `seen` (nothing is written)."""
         key = self._shards.of(org).deficits(org)
         async with _redis_errors(), self._redis.pipeline(transaction=True) as pipe:
+            # Watched before it is compared: a booking before that shows in the bytes, one after it in the watch.
             await pipe.watch(key)
+            if (await pipe.get(key) or b"").ljust(4 * len(seen), b"\0") != packed_i32(seen):
+                return False
             pipe.multi()
             for column, value in units.items():
                 pipe.setrange(key, column * 4, value.to_bytes(4, "big", signed=True))

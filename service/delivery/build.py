@@ -30,12 +30,14 @@ from service.operations.accept_calendar_event import INCOMING_STREAM
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.keep_grid import GridKeeper
 from service.operations.reconcile import Reconcile
+from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
 
 READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
 _FILL_S = 60.0
+_WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
 
@@ -82,6 +84,7 @@ def build_worker(
     answers: AnswerStore,
     roster_store: RosterStore,
     keeper: GridKeeper,
+    watch_grid: WatchGrid,
     apply_event: ApplyCalendarEvent,
     reconcile: Reconcile,
     sync_calendars: Callable[[], Awaitable[int]],
@@ -138,6 +141,7 @@ def build_worker(
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
+        every("grid watch", _WATCH_GRID_S, watch_grid),
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
         every("overdue events", _OVERDUE_S, overdue),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),

@@ -14,6 +14,7 @@ import uuid_utils
 
 from service.claims.gate import Gate
 from service.claims.messages import Release, Settlement
+from service.claims.scripts import ReleaseOutcome
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change
 from service.domain.appointment import Appointment, Status, become, confirm, render
@@ -22,6 +23,7 @@ from service.domain.grid import Placement
 from service.errors import NotFound, StateConflict, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters
 from service.operations.tracking import TrackedTasks
 
@@ -39,6 +41,7 @@ class ChangeAppointment:
         gate: Gate,
         appointments: AppointmentStore,
         rosters: Rosters,
+        keeper: GridKeeper,
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
@@ -46,6 +49,7 @@ class ChangeAppointment:
         self._gate = gate
         self._appointments = appointments
         self._rosters = rosters
+        self._keeper = keeper
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
@@ -149,7 +153,12 @@ class ChangeAppointment:
         if token is None:
             return
         try:
-            await self._gate.release(Release(before.org, token.hex, placement_of(before), before.local_day))
+            placement = placement_of(before)
+            released = await self._gate.release(Release(before.org, token.hex, placement, before.local_day))
+            if released is ReleaseOutcome.ABSENT:
+                # Redis lost the note meanwhile: a day derived before the commit shows time that is free.
+                days = {part.day for part in placement.segments()} | {before.local_day}
+                await self._keeper.repair(before.org, [before.column], sorted(days))
         except Unavailable as problem:
             self._metrics.unsettled.inc()
             _log.warning("time not freed", appointment_id=str(before.appointment_id), error=problem.message)

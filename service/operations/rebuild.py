@@ -98,36 +98,38 @@ class Rebuild:
                     differences += (await self._keeper.check_day(org, day, write=False)).total
                 progress(name)
             overlaps = await self._database.first("count_overlaps", org)
-            total, differing = await self._compare_deficits(org)
+            seen, differing = await self._compare_deficits(org)
             found.append(
-                Findings(name, overlaps["pairs"] if overlaps else 0, differences, len(missing), total, len(differing))
+                Findings(
+                    name, overlaps["pairs"] if overlaps else 0, differences, len(missing), sum(seen), len(differing)
+                )
             )
         return found
 
-    async def _compare_deficits(self, org: int) -> tuple[int, dict[int, int]]:
-        """(sum in Redis, what Postgres says of the columns that differ), looked at while nothing is pending.
+    async def _compare_deficits(self, org: int) -> tuple[list[int], dict[int, int]]:
+        """(deficits in Redis, what Postgres says of the columns that differ), looked at while nothing is pending.
 
         Bookings under way make the two sides differ for a moment, so a difference counts only when it stays.
         """
-        total, differing = 0, dict[int, int]()
+        seen, differing = list[int](), dict[int, int]()
         for _ in range(DEFICIT_LOOKS):
             roster = await self._rosters.get(org)
             columns = roster.width * 8
             if await self._grid.has_roster(org) is None:
-                return 0, {}
+                return [], {}
             before = await self._grid.deficits(org, columns)
             wanted = await self._store.deficits(roster)
             pending = any(entry.org == org for entry in (await self._grid.pending()).values())
             after = await self._grid.deficits(org, columns)
-            total = sum(after)
+            seen = after
             differing = {c: wanted.get(c, 0) for c in range(columns) if after[c] != wanted.get(c, 0)}
             if not differing or (before == after and not pending):
-                return total, differing
+                return seen, differing
             await asyncio.sleep(PAUSE_S)
-        return total, differing
+        return seen, differing
 
     async def _repair_deficits(self, org: int) -> int:
-        _, differing = await self._compare_deficits(org)
-        if differing and await self._grid.set_deficits(org, differing):
+        seen, differing = await self._compare_deficits(org)
+        if differing and await self._grid.set_deficits(org, differing, seen):
             return len(differing)
         return 0

@@ -23,6 +23,7 @@ from service.errors import SlotUnavailable
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.book import RateSeen
 from service.operations.sync_calendars import SyncCalendars
+from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
@@ -97,6 +98,7 @@ class Bench:
             answers=s.answers,
             roster_store=s.roster_store,
             keeper=s.keeper,
+            watch_grid=WatchGrid(s.roster_store, s.rosters, s.keeper, s.clock),
             apply_event=ApplyCalendarEvent(s.change),
             reconcile=s.reconcile,
             sync_calendars=self.sync(calendar),

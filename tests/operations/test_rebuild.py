@@ -13,6 +13,7 @@ from service.domain.grid import CELLS_PER_DAY, day_of
 from service.errors import SlotUnavailable, Unavailable
 from service.operations.book import Booked, RateSeen
 from service.operations.rebuild import Findings
+from service.operations.watch_grid import WatchGrid
 from tests.wishes import caller, free_starts, wish
 
 
@@ -127,3 +128,23 @@ async def test_a_roster_whose_publisher_died_is_published_and_its_days_are_compa
     now = services.clock.now()
     free = await services.availability(roster, roster.everyone, roster.coach("coach-3"), now, now + timedelta(days=7))
     assert free.total == 0
+
+
+async def test_the_watch_finds_and_repairs_a_difference_within_one_sweep(services: Services, org: int) -> None:
+    await services.keeper.fill(org)
+    await flip_an_occupied_bit(services, org, day_of(services.clock.now()) + 9)
+    watch = WatchGrid(services.roster_store, services.rosters, services.keeper, services.clock)
+    days = await services.rebuild.steps()
+    assert sum([await watch() for _ in range(days)]) == 1
+    assert (await look(services)).holds
+
+
+async def test_deficits_that_a_booking_changed_meanwhile_are_not_overwritten(services: Services, org: int) -> None:
+    await book_some(services, org, 3)
+    columns = (await services.rosters.get(org)).width * 8
+    seen = await services.grid.deficits(org, columns)
+    await book_some(services, org, 1)
+    after = await services.grid.deficits(org, columns)
+    assert not await services.grid.set_deficits(org, {0: 5}, seen)
+    assert await services.grid.deficits(org, columns) == after
+    assert await services.grid.set_deficits(org, {0: 5}, after)

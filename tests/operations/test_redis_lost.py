@@ -69,7 +69,6 @@ async def test_emptied_between_claim_and_settle_the_booking_is_in_the_grid(
     assert services.metrics.backstop_conflicts._value.get() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a cancellation does not look whether its release was still there")
 async def test_emptied_between_a_cancellation_and_its_release_the_time_is_free(
     services: Services, org: int, sql: Any
 ) -> None:
