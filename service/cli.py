@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import secrets
 import socket
@@ -122,6 +123,22 @@ def worker() -> None:
         if url is None:
             raise ConfigurationError(f"{variable}: not set, and no `booking up` runs on DATA_DIR")
     until_told(lambda stop: worker_process(settings, stop))
+
+
+@main.command("fetch-calendars", hidden=True)
+@plain_errors
+def fetch_calendars() -> None:
+    """Fetch every external calendar once, if that was not done lately; gives up after some seconds."""
+    from service.processes import fetch_calendars as run
+    from service.up import CALENDARS_WITHIN_S
+
+    settings = _with_servers(settings_for("fetch-calendars"))
+
+    async def within_limits() -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(run(settings), CALENDARS_WITHIN_S)
+
+    asyncio.run(within_limits())
 
 
 @main.command()

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -26,9 +27,8 @@ from service.config import Settings
 from service.db.connection import Database
 from service.db.migrate import migrate
 from service.db.sample import load_sample
-from service.errors import ConfigurationError, Unavailable
+from service.errors import ConfigurationError
 from service.metrics import MULTIPROC_DIR, empty_multiprocess_folder
-from service.processes import fetch_calendars
 from service.supervisor import Child, Supervisor
 
 READY_WITHIN_S = 60.0
@@ -71,7 +71,7 @@ def up(settings: Settings) -> None:
             ).write(data_dir)
             mocks = [Child(f"mock-{name}", command("mock", name), environment) for name in mocked]
             supervisor.start(*mocks)
-            supervisor.call(lambda: asyncio.run(look_at_calendars(settings)))
+            supervisor.call(lambda: look_at_calendars(settings, environment))
             supervisor.start(Child("worker", command("worker"), environment))
             supervisor.start(*api_children(settings, listening, environment))
             if not supervisor.run(until=lambda: is_ready(settings), timeout_s=READY_WITHIN_S):
@@ -107,16 +107,22 @@ async def prepare(settings: Settings) -> None:
         await database.close()
 
 
-async def look_at_calendars(settings: Settings) -> None:
+def look_at_calendars(settings: Settings, environment: Mapping[str, str]) -> None:
     """Fetch the external calendars before the first request, so that it already sees them; for some seconds at most.
 
-    A calendar that is away or slow holds nothing else up: the worker goes on asking.
+    In a process of its own, so that a stop signal need not wait for it. A calendar that is away or slow holds
+    nothing else up: the worker goes on asking.
     """
     if not settings.calendar_sync_interval_s:
         return
     say("looking at the external calendars ...")
-    with contextlib.suppress(Unavailable, asyncio.TimeoutError):
-        await asyncio.wait_for(fetch_calendars(settings), CALENDARS_WITHIN_S)
+    with subprocess.Popen(command("fetch-calendars"), env=dict(environment), start_new_session=True) as process:  # noqa: S603
+        try:
+            process.wait(CALENDARS_WITHIN_S + 2)
+        except subprocess.TimeoutExpired:
+            say("the external calendars take long; going on without them")
+        finally:
+            process.kill()
 
 
 def listen(settings: Settings) -> socket.socket:

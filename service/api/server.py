@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from sanic import Request, Sanic
 from sanic.config import Config
@@ -62,7 +63,8 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
             "TOUCHUP": False,
         }
     )
-    app: Any = Sanic("booking", config=config, error_handler=_Problems(edge), configure_logging=False)
+    # A name of its own, because Sanic keeps every application of a process by name.
+    app: Any = Sanic(f"booking-{uuid4().hex}", config=config, error_handler=_Problems(edge), configure_logging=False)
     for route in routes:
         app.add_route(
             edge.endpoint(route),

@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from sanic import Sanic
 
 from service.api.server import build_application, serve
 from service.app import Services
@@ -42,7 +41,6 @@ async def api(services: Services, org: int) -> AsyncIterator[Api]:
     await services.keys.add(org, "unlimited", "unlimited", frozenset({"read", "write", "admin"}), 0)
     listening = listen(settings)
     stop = asyncio.Event()
-    Sanic._app_registry.clear()
     async with open_session() as outward, aiohttp.ClientSession() as session:
         edge, routes = build_api(services, outward)
         running = asyncio.ensure_future(serve(build_application(edge, routes), listening, stop))
