@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 from tests.api.client import Client, all_at_once, assert_problem, booking
@@ -50,6 +51,7 @@ async def test_mixed_durations_over_shared_coaches_never_overlap(api: Client, st
         for person, start in enumerate((await api.starts(calendar))[:60])
         for _ in range(3)
     ]
+    random.Random(7).shuffle(wishes)
 
     answers = await all_at_once(api.book(wish) for wish in wishes)
 
