@@ -10,10 +10,9 @@ import pytest
 import pytest_asyncio
 
 from tests.api.client import Client, open_client
-from tests.api.stack import Stack, running
+from tests.api.stack import RATE_WINDOW_MS, Stack, running
 from tests.servers import folder_of_its_own
 
-RATE_WINDOW_MS = 3000
 _SHOWN = 4_000
 
 

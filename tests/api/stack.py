@@ -32,6 +32,8 @@ from tests.servers import eventually, free_port
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 10.0
+# Of the shared system: long enough for a hundred requests, short enough to see the next one.
+RATE_WINDOW_MS = 3000
 # The mocks answer at once and never fail, and calendars are not fetched, unless a test asks for it.
 CALM: dict[str, object] = {
     "CALENDAR_SYNC_INTERVAL_S": 0,

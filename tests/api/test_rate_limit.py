@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.api.client import RATE_HEADERS, Client, all_at_once, assert_problem, assert_rate_headers, booking
-from tests.api.conftest import RATE_WINDOW_MS
-from tests.api.stack import Stack
+from tests.api.stack import RATE_WINDOW_MS, Stack
 from tests.servers import eventually
 
 LIMIT = 100
