@@ -52,9 +52,13 @@ FROM schedule_overrides
 WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2)) AND local_date BETWEEN $3 AND $4;
 
 -- name: closed_periods
--- Times at which coaches cannot be booked although they work.
+-- Times at which coaches cannot be booked although they work: busy elsewhere, or away.
 SELECT coach_no, starts_at, ends_at
 FROM external_busy
+WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2)) AND starts_at < $4 AND ends_at > $3
+UNION ALL
+SELECT coach_no, starts_at, ends_at
+FROM time_off
 WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2)) AND starts_at < $4 AND ends_at > $3;
 
 -- name: live_placements
