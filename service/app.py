@@ -90,7 +90,7 @@ async def open_services(
     clock = clock or SystemClock()
     metrics = metrics or Metrics()
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url)
+        redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
         stack.push_async_callback(redis.aclose)
         await _check_eviction(redis)
         database = Database(settings.database_url)
@@ -117,7 +117,7 @@ async def open_services(
         appointments = AppointmentStore(database)
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
-        availability = FindAvailability(grid, keeper, clock)
+        availability = FindAvailability(grid, keeper, rosters, clock)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(

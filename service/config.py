@@ -182,6 +182,13 @@ class Settings:
         "milliseconds",
         "How long a claim may wait for its commit before the reconciler settles or releases it.",
     )
+    redis_timeout_ms: int = _setting(
+        "REDIS_TIMEOUT_MS",
+        250,
+        _integer(10, 60_000),
+        "milliseconds",
+        "How long a request waits for an answer of Redis before it counts as away.",
+    )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",
         2_000,

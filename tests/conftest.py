@@ -100,6 +100,7 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
         database_url=database_url,
         redis_url=redis_url,
         data_dir=tmp_path,
+        redis_timeout_ms=3_000,  # a machine that stands still for a moment is not a Redis that is away
         mock_seed=7,
         mock_calendar_failure_rate=0.0,
         mock_crm_failure_rate=0.0,

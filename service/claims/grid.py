@@ -154,15 +154,19 @@ class GridStore:
         return await self._mark(org, f"{org}:{day}:{column}", (f"{org}:{day}:*",))
 
     async def _mark(self, org: int, field: str, overridden: tuple[str, ...]) -> str:
+        """Set a mark, or share the one that stands: as long as it stands nothing was settled since it was set.
+
+        Each with a mark of its own, two processes that derive the same day would take it from each other for ever.
+        """
         keys = self._shards.of(org)
-        nonce = token_hex(8)
         async with _redis_errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(keys.repairs, field, nonce)
+            pipe.hsetnx(keys.repairs, field, token_hex(8))
+            pipe.hget(keys.repairs, field)
             for other in overridden:
                 pipe.hdel(keys.repairs, other)
             pipe.pexpire(keys.repairs, _REPAIR_MARKS_LIVE_MS)
-            await pipe.execute()
-        return nonce
+            _, nonce, *_ = await pipe.execute()
+        return nonce.decode()
 
     async def derive_day(
         self,

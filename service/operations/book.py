@@ -41,8 +41,10 @@ from service.operations.rosters import Rosters
 from service.operations.tracking import TrackedTasks
 
 CLAIM_ATTEMPTS = 6
-DUPLICATE_WAIT_S = 5.0
+# How long a booking waits for a duplicate of itself, or follows a roster and a grid that keep changing under it.
+PATIENCE_S = 5.0
 DUPLICATE_LOOK_S = 0.05
+_LOOK_AGAIN = frozenset({ClaimOutcome.STALE, ClaimOutcome.UNKNOWN_ORG, ClaimOutcome.UNKNOWN_DAY})
 
 _log = get_logger("operations.book")
 
@@ -103,7 +105,8 @@ class Book:
 
     async def _book(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked:
         attempts = 0
-        give_up_waiting = asyncio.get_running_loop().time() + DUPLICATE_WAIT_S
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + PATIENCE_S
         while attempts < CLAIM_ATTEMPTS:
             try:
                 plan = plan_of(request, await self._rosters.get(caller.org), self._clock.now())
@@ -115,20 +118,26 @@ class Book:
                 booked = await self._commit(request, caller, plan, appointment_id, reply)
                 if booked is not None:
                     return booked
+                attempts += 1
             elif reply.outcome is ClaimOutcome.IN_PROGRESS:
-                if asyncio.get_running_loop().time() >= give_up_waiting:
+                if clock() >= give_up:
                     raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
                 await asyncio.sleep(DUPLICATE_LOOK_S)
-                continue
-            elif reply.outcome in (ClaimOutcome.STALE, ClaimOutcome.UNKNOWN_ORG):
-                await self._rosters.refresh(caller.org, plan.roster)
-            elif reply.outcome is ClaimOutcome.UNKNOWN_DAY:
-                days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
-                await self._keeper.derive(caller.org, sorted(days))
-            else:
+            elif reply.outcome not in _LOOK_AGAIN:
                 return await self._not_claimed(request, caller, plan, reply)
-            attempts += 1
+            elif clock() >= give_up:
+                break
+            else:
+                await self._catch_up(plan, reply)
         raise Unavailable("repeated attempts at this time came to no answer")
+
+    async def _catch_up(self, plan: Plan, reply: ClaimReply) -> None:
+        """Learn what the gate said is missing or out of date: the roster, or days of the grid."""
+        if reply.outcome is ClaimOutcome.UNKNOWN_DAY:
+            days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
+            await self._keeper.derive(plan.roster.org, sorted(days))
+        else:
+            await self._rosters.refresh(plan.roster.org, plan.roster)
 
     async def _not_claimed(self, request: BookingRequest, caller: Caller, plan: Plan, reply: ClaimReply) -> Booked:
         """The answer the key has, or why there is none: the time is taken, the key stands for another request."""

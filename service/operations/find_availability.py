@@ -33,12 +33,17 @@ from service.domain.grid import (
 from service.domain.zones import aligned_cells, day_bounds, local_date, zone
 from service.errors import Unavailable
 from service.operations.keep_grid import GridKeeper
+from service.operations.rosters import Rosters
 
-ATTEMPTS = 3
+ATTEMPTS = 10
 KEPT_ALTERNATIVES = 1024
 READS_AT_ONCE = 16
 
 Alternatives: TypeAlias = list[dict[str, str | None]]
+
+
+class _RowsChanged(Exception):
+    """The planes have rows of another width than the roster that is read by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,10 @@ class FreeSlots:
 class FindAvailability:
     """Searches the grid."""
 
-    def __init__(self, grid: GridStore, keeper: GridKeeper, clock: Clock) -> None:
+    def __init__(self, grid: GridStore, keeper: GridKeeper, rosters: Rosters, clock: Clock) -> None:
         self._grid = grid
         self._keeper = keeper
+        self._rosters = rosters
         self._clock = clock
         # A crowd of searches waits here, not for a connection: the gate must find one, and soon.
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
@@ -82,8 +88,21 @@ class FindAvailability:
     ) -> FreeSlots:
         """Free starts in `[start, end)` of the calendar's team, or of one coach of it.
 
-        Starts before the notice or beyond the horizon are not listed. Raises Unavailable.
+        Starts before the notice or beyond the horizon are not listed. Where the grid has grown wider than `roster`,
+        the answer is by the newer one. Raises Unavailable.
         """
+        for _ in range(ATTEMPTS):
+            try:
+                return await self._search(roster, calendar, coach, start, end)
+            except _RowsChanged:
+                roster = await self._rosters.get(roster.org)
+                calendar = roster.everyone if calendar.number is None else roster.calendar(calendar.calendar_id)
+                coach = None if coach is None else roster.coach(coach.coach_id)
+        raise Unavailable("the grid kept changing while it was read")
+
+    async def _search(
+        self, roster: Roster, calendar: Calendar, coach: Coach | None, start: datetime, end: datetime
+    ) -> FreeSlots:
         now = self._clock.now()
         team = calendar.team if coach is None else tuple(c for c in calendar.team if c == coach.column)
         first = max(start, earliest_start(calendar, now))
@@ -164,7 +183,7 @@ class FindAvailability:
         return free & allowed, planes
 
     async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
-        """Planes and full rows; missing days are derived first."""
+        """Planes and full rows; missing days are derived first. Raises _RowsChanged or Unavailable."""
         for _ in range(ATTEMPTS):
             async with self._reading:
                 read = await self._grid.read(roster.org, days, local_days)
@@ -180,6 +199,8 @@ class FindAvailability:
                     {day: int.from_bytes(row or b"", "big") for day, row in read.full.items()},
                 )
             await self._keeper.derive(roster.org, sorted(missing))
+            if (await self._rosters.get(roster.org)).width != roster.width:
+                raise _RowsChanged
         raise Unavailable("the grid kept changing while it was read")
 
 

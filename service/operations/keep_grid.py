@@ -21,7 +21,8 @@ from service.errors import Unavailable
 from service.metrics import Metrics
 from service.operations.rosters import Rosters, grid_days
 
-ATTEMPTS = 20
+# A day that is settled into all the time is looked at again and again, but a request waits only so long for it.
+PATIENCE_S = 4.0
 
 
 def open_by_column(source: DaySource, day: int) -> dict[int, int]:
@@ -82,7 +83,8 @@ class GridKeeper:
 
     async def _derive_day(self, org: int, day: int) -> None:
         roster = await self._rosters.get(org)
-        for _ in range(ATTEMPTS):
+        give_up = asyncio.get_running_loop().time() + PATIENCE_S
+        while asyncio.get_running_loop().time() < give_up:
             nonce = await self._grid.mark_day(org, day)
             source = await self._store.day_source(roster, day)
             outcome = await self._grid.derive_day(
@@ -134,7 +136,8 @@ class GridKeeper:
         return Differences(outcome, opened, occupied, counted)
 
     async def _repair_one(self, roster: Roster, day: int, column: int, *, write: bool) -> Differences:
-        for _ in range(ATTEMPTS):
+        give_up = asyncio.get_running_loop().time() + PATIENCE_S
+        while asyncio.get_running_loop().time() < give_up:
             nonce = await self._grid.mark_coach_day(roster.org, day, column)
             source = await self._store.day_source(roster, day, [column])
             state = ColumnState(

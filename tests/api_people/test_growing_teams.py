@@ -24,8 +24,7 @@ async def test_forty_coaches_join_while_two_processes_book(
     async def book(client: Client) -> None:
         while not joined.is_set():
             answer = await client("GET", "/api/availability?calendar_id=cal-1&days=9&group_by=start")
-            if answer.status == 503:  # the rows grew wider while it was computed: asked again, as clients do
-                continue
+            assert answer.status == 200, answer.json
             for slot in answer.json["slots"][::7]:
                 answer = await client.book(booking(slot["start_time"], person=next(people)))
                 statuses[answer.status] += 1

@@ -187,3 +187,21 @@ async def test_a_claim_by_an_old_roster_is_decided_by_the_new_team(
     assert refused._value.get() == before + 1
     assert (await services.rosters.get(org)).version == old.version + 1
     assert await steps.differences(services, org) == 0
+
+
+async def test_two_processes_that_derive_one_day_do_not_take_it_from_each_other(services: Services, org: int) -> None:
+    roster = await services.rosters.get(org)
+    day = day_of(services.clock.now()) + 3
+    await services.grid.forget_days(org, range(day, day + 1))
+    first = await services.grid.mark_day(org, day)
+    await services.grid.mark_day(org, day)
+    outcome = await services.grid.derive_day(
+        roster,
+        day,
+        first,
+        open_plane=bytes(288 * roster.width),
+        occupied=bytes(288 * roster.width),
+        counts=[0] * (roster.width * 8),
+        known=[],
+    )
+    assert outcome is DeriveOutcome.DERIVED
