@@ -9,10 +9,14 @@
 --          rate        [key, limit, window_ms]                     limit 0 means counted but never refused
 --          idempotency [key, fingerprint, mark_ttl_ms, owner]
 --          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, turn,
---                       scores, limits, deficits, start_cell, idempotency_key_name]
+--                       scores, limits, deficits, start_cell, idempotency_key_name, own]
 --            segments  [[open, occupied, first, count, open_first, open_count] ...] one a UTC day
 --            dates     [[zone_field or false, full, counts, local_day] ...] one a zone of the team
 --            strategy  'balanced' | 'score' | 'requested'; column -1 unless requested
+--            own       of an appointment that moves: [appointment, column, start_cell, count, local_day, considered (hex),
+--                      search, overlaps]; its time and its count on that day are taken out. search: 'keep' its coach if
+--                      possible, 'others' only, 'any'; overlaps [[segment, first, last] ...] are the rows of the wanted
+--                      segments that it holds itself. false when a new appointment is booked
 --          roster      key of the roster whose version and revision a read wants
 --
 -- Reply: one array an item: [outcome, rate_count, rate_reset_ms, ...]
@@ -25,7 +29,7 @@
 --   reused       the idempotency key has the answer of another request
 --   in_progress  a request with the idempotency key is being carried out
 --   taken        nobody of the team is free there: revision of the roster
---   claimed      column, considered (u16 column, u32 share, i32 deficit each, big-endian)
+--   claimed      column, considered (u16 column, u32 share, i32 deficit each, big-endian; empty when the coach is kept)
 --   broken       the item could not be evaluated: the message
 
 local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
@@ -118,6 +122,28 @@ local function read_rows(claim, width)
   return rows
 end
 
+local function without(bytes, first, last, width, column)
+  local at, bit_value = math.floor(column / 8) + 1, lshift(1, 7 - column % 8)
+  for row = first, last - 1 do
+    local i = row * width + at
+    local value = band(string.byte(bytes, i), bnot(bit_value))
+    bytes = string.sub(bytes, 1, i - 1) .. string.char(value) .. string.sub(bytes, i + 1)
+  end
+  return bytes
+end
+
+-- What the appointment that moves holds itself does not stand in its way.
+local function take_own_out(claim, rows, width)
+  local own = claim[17]
+  for _, overlap in ipairs(own[8]) do
+    local segment = rows[overlap[1]]
+    segment[2] = without(segment[2], overlap[2], overlap[3], width, own[2])
+  end
+  for i, date in ipairs(claim[8]) do
+    if date[4] == own[5] then rows['full' .. i] = without(rows['full' .. i], 0, 1, width, own[2]) end
+  end
+end
+
 -- Columns of word `w` that are members, have not reached their day's limit, and are free on every row.
 local function free_in_word(claim, rows, zones, width, w, members)
   local at = w * 4 + 1
@@ -143,13 +169,12 @@ local function free_in_word(claim, rows, zones, width, w, members)
   return free
 end
 
-local function free_columns(claim, roster, rows, team)
+local function free_columns(claim, roster, rows, team, wanted)
   local width, found = roster.width, {}
   local zones = {}
   for i, date in ipairs(claim[8]) do
     zones[i] = date[1] and field_of(KEYS[claim[2]], roster, date[1]) or false
   end
-  local wanted = claim[10]
   local words = #team / 6
   for step = 0, words - 1 do
     local w, members = unpack_bytes('>HI4', team, ((claim[11] + step) % words) * 6 + 1)
@@ -167,6 +192,25 @@ local function free_columns(claim, roster, rows, team)
     if #found >= ENOUGH then break end
   end
   return found
+end
+
+local function candidates(claim, roster, rows, team)
+  local own = claim[17]
+  if not own then return free_columns(claim, roster, rows, team, claim[10]) end
+  take_own_out(claim, rows, roster.width)
+  if own[7] == 'keep' then
+    local kept = free_columns(claim, roster, rows, team, own[2])
+    if #kept > 0 then return kept end
+  end
+  local found = {}
+  for _, column in ipairs(free_columns(claim, roster, rows, team, claim[10])) do
+    if own[7] ~= 'others' or column ~= own[2] then found[#found + 1] = column end
+  end
+  return found
+end
+
+local function from_hex(text)
+  return (string.gsub(text, '..', function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
 local function integers(key, first, size, format)
@@ -221,9 +265,10 @@ local function choose(strategy, found, scores, deficits)
 end
 
 local function write_claim(claim, idempotency, roster, found, best, shares, deficits)
-  local width, column = roster.width, found[best]
+  local width, column, own = roster.width, found[best], claim[17]
+  local kept = own and column == own[2]
   local considered = {}
-  for i = 1, #found do considered[i] = pack_bytes('>HI4i4', found[i], shares[i], deficits[i]) end
+  for i = 1, kept and 0 or #found do considered[i] = pack_bytes('>HI4i4', found[i], shares[i], deficits[i]) end
   considered = table.concat(considered)
   local date = claim[8][1]
   for i, candidate in ipairs(claim[8]) do
@@ -235,8 +280,14 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
   local before, count = 0, 0
   for _, segment in ipairs(claim[7]) do count = count + segment[4] end
   -- Noted before any bit is set: a process that dies after this line leaves a claim the reconciler can find.
-  call('HSET', pending, claim[6], cmsgpack.pack({ 'claim', now_ms + ttl_ms, claim[1], claim[6], column,
-    claim[15], count, date[4], width, claim[16] or '', considered }))
+  local entry = { 'claim', now_ms + ttl_ms, claim[1], claim[6], column, claim[15], count, date[4], width, claim[16] or '',
+    considered }
+  if own then
+    entry[1], entry[4] = 'move', own[1]
+    -- A coach that is kept has paid already; another one's booking takes back what the old one's did.
+    entry[12], entry[13], entry[14], entry[15], entry[16] = own[2], own[3], own[4], own[5], kept and '' or from_hex(own[6])
+  end
+  call('HSET', pending, claim[6], cmsgpack.pack(entry))
   for _, segment in ipairs(claim[7]) do
     local set = { 'BITFIELD', KEYS[segment[2]] }
     for row = segment[3], segment[3] + segment[4] - 1 do
@@ -245,10 +296,12 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
     end
     call(unpack(set))
   end
-  local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, 1)[1]
-  local limit = call('BITFIELD', KEYS[claim[13]], 'GET', 'u16', '#' .. column)[1]
-  if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
-  if claim[9] == 'balanced' then
+  if not (kept and date[4] == own[5]) then
+    local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, 1)[1]
+    local limit = call('BITFIELD', KEYS[claim[13]], 'GET', 'u16', '#' .. column)[1]
+    if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
+  end
+  if claim[9] == 'balanced' and not kept then
     local change = { 'BITFIELD', KEYS[claim[14]] }
     for i = 1, #found do
       local n = #change
@@ -291,7 +344,7 @@ local function evaluate(item, reply)
   local rows = read_rows(claim, roster.width)
   if not rows then reply[1] = 'unknown_day' return end
   local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
-  local found = free_columns(claim, roster, rows, team)
+  local found = candidates(claim, roster, rows, team)
   if #found == 0 then
     reply[1], reply[4] = 'taken', tonumber(call('HGET', KEYS[claim[2]], 'revision'))
     return

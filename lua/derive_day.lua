@@ -8,8 +8,8 @@
 -- KEYS[4]  string  open plane    KEYS[5] string occupied plane
 -- KEYS[6]  string  full row      KEYS[7] string day counts, u16 a column
 -- KEYS[8]  string  limits, u16 a column
--- ARGV[1]  msgpack [org, day, version, width, nonce, expire_at_ms, known]; known lists 'appointment:start_cell' of every
---          live appointment that the planes and counts below already contain
+-- ARGV[1]  msgpack [org, day, version, width, nonce, expire_at_ms, known]; known lists
+--          'appointment:column:start_cell:end_cell' of every live appointment that the planes and counts below already contain
 -- ARGV[2]  open plane   ARGV[3] occupied plane   ARGV[4] day counts
 --
 -- Reply: [outcome]
@@ -36,15 +36,27 @@ for _, identity in ipairs(r[7]) do known[identity] = true end
 call('SET', KEYS[4], ARGV[2], 'PXAT', expire_at_ms)
 call('SET', KEYS[5], ARGV[3], 'PXAT', expire_at_ms)
 call('SET', KEYS[7], ARGV[4], 'PXAT', expire_at_ms)
-local entries = call('HVALS', KEYS[1])
-for _, packed in ipairs(entries) do
+-- The times a pending entry holds: of a move both, the new one and the old one, until it is settled or released.
+local function runs_of(entry)
+  local runs = { { entry[5], entry[6], entry[7], entry[8] } }
+  if entry[12] then runs[2] = { entry[12], entry[13], entry[14], entry[15] } end
+  return runs
+end
+
+for _, packed in ipairs(call('HVALS', KEYS[1])) do
   local entry = cmsgpack.unpack(packed)
-  if entry[3] == org and not known[entry[4] .. ':' .. entry[6]] then
-    local column, start, count = entry[5], entry[6], entry[7]
-    for cell = math.max(start, day * 288), math.min(start + count, (day + 1) * 288) - 1 do
+  local counted = {}
+  for _, run in ipairs(entry[3] == org and runs_of(entry) or {}) do
+    local column, start, last = run[1], run[2], run[2] + run[3]
+    local there = known[entry[4] .. ':' .. column .. ':' .. start .. ':' .. last] or false
+    for cell = math.max(start, day * 288), there and 0 or math.min(last, (day + 1) * 288) - 1 do
       call('SETBIT', KEYS[5], (cell - day * 288) * width * 8 + column, 1)
     end
-    if entry[8] == day then call('BITFIELD', KEYS[7], 'INCRBY', 'u16', '#' .. column, 1) end
+    -- Two times of one coach on one day are one appointment.
+    if run[4] == day then counted[column] = counted[column] or there end
+  end
+  for column, there in pairs(counted) do
+    if not there then call('BITFIELD', KEYS[7], 'INCRBY', 'u16', '#' .. column, 1) end
   end
 end
 call('SET', KEYS[6], string.rep('\0', width), 'PXAT', expire_at_ms)

@@ -1,14 +1,17 @@
 #!lua
 -- Release what a token holds: free its cells, give its day back, take back what the booking did to the deficits.
+-- Of a move it is one of two times: the new one when it failed, the old one when it was committed.
 -- The token is consumed; a late or repeated release finds nothing and frees nothing of anybody else's.
 --
 -- KEYS[1]  hash    pending claims and releases, by token
 -- KEYS[2]  hash    coach-days under repair
 -- KEYS[n]  the keys the items name by their index: occupied planes, full planes, day counts, limits, deficits,
 --          rosters, idempotency marks
--- ARGV[1]  msgpack items; an item is [token, roster, segments, full, counts, limits, deficits, mark]
---          segments [[occupied, first, count] ...] one a UTC day
+-- ARGV[1]  msgpack items; an item is [token, roster, segments, full, counts, limits, deficits, mark, side]
+--          segments [[occupied, first, count] ...], each within a UTC day
+--          full     false when the day keeps its count
 --          mark     the idempotency mark of a failed claim, false when there was no key
+--          side     'new' or 'old': which time of the entry; only a move has an old one
 --
 -- Reply: one outcome an item
 --   released  the cells are free
@@ -21,13 +24,17 @@ local items = cmsgpack.unpack(ARGV[1])
 local under_repair = call('HLEN', repairs) > 0
 local UNITS = 1000000
 
-local function disturb(entry)
-  local org, column, start, count, local_day = entry[3], entry[5], entry[6], entry[7], entry[8]
+local function disturb_run(org, column, start, count, local_day)
   local days = { [local_day] = true }
   for day = math.floor(start / 288), math.floor((start + count - 1) / 288) do days[day] = true end
   for day in pairs(days) do
     call('HDEL', repairs, org .. ':' .. day .. ':' .. column, org .. ':' .. day .. ':*')
   end
+end
+
+local function disturb(entry)
+  disturb_run(entry[3], entry[5], entry[6], entry[7], entry[8])
+  if entry[12] then disturb_run(entry[3], entry[12], entry[13], entry[14], entry[15]) end
 end
 
 local function release(item)
@@ -36,6 +43,7 @@ local function release(item)
   if not packed then return 'absent' end
   local entry = cmsgpack.unpack(packed)
   local column, considered = entry[5], entry[11]
+  if item[9] == 'old' then column, considered = entry[12], entry[16] end
   if under_repair then disturb(entry) end
   for _, segment in ipairs(item[3]) do
     local key = KEYS[segment[1]]
@@ -51,8 +59,8 @@ local function release(item)
       call(unpack(clear))
     end
   end
-  local full, counts, limits = KEYS[item[4]], KEYS[item[5]], KEYS[item[6]]
-  if column < call('STRLEN', full) * 8 then
+  local full, counts, limits = item[4] and KEYS[item[4]], KEYS[item[5]], KEYS[item[6]]
+  if full and column < call('STRLEN', full) * 8 then
     local left = call('BITFIELD', counts, 'OVERFLOW', 'SAT', 'INCRBY', 'u16', '#' .. column, -1)[1]
     local limit = call('BITFIELD', limits, 'GET', 'u16', '#' .. column)[1]
     call('SETBIT', full, column, left >= limit and 1 or 0)

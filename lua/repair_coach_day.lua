@@ -9,7 +9,7 @@
 -- KEYS[6]  string  full row      KEYS[7] string day counts, u16 a column
 -- KEYS[8]  string  limits, u16 a column
 -- ARGV[1]  msgpack [org, day, column, version, width, nonce, write, count, known]; write is 1 to repair and 0 to compare;
---          known lists 'appointment:start_cell' of the live appointments that the bits and the count contain
+--          known lists 'appointment:column:start_cell:end_cell' of the live appointments that the bits and count contain
 -- ARGV[2]  288 bits of the column in the open plane   ARGV[3] the same for the occupied plane
 --
 -- Reply: [outcome, open bits that differed, occupied bits that differed, 1 if the count or the full bit differed]
@@ -43,16 +43,29 @@ local function bits_of(bytes)
   return bits
 end
 
+-- The times a pending entry holds: of a move both, the new one and the old one, until it is settled or released.
+local function runs_of(entry)
+  local runs = { { entry[5], entry[6], entry[7], entry[8] } }
+  if entry[12] then runs[2] = { entry[12], entry[13], entry[14], entry[15] } end
+  return runs
+end
+
 local open, occupied = bits_of(ARGV[2]), bits_of(ARGV[3])
 for _, packed in ipairs(call('HVALS', KEYS[1])) do
   local entry = cmsgpack.unpack(packed)
-  if entry[3] == org and entry[5] == column and not known[entry[4] .. ':' .. entry[6]] then
-    local start = entry[6]
-    for cell = math.max(start, day * 288), math.min(start + entry[7], (day + 1) * 288) - 1 do
-      occupied[cell - day * 288] = 1
+  local counts_here, counted = false, false
+  for _, run in ipairs(entry[3] == org and runs_of(entry) or {}) do
+    local start, last = run[2], run[2] + run[3]
+    if run[1] == column then
+      local there = known[entry[4] .. ':' .. column .. ':' .. start .. ':' .. last]
+      for cell = math.max(start, day * 288), there and 0 or math.min(last, (day + 1) * 288) - 1 do
+        occupied[cell - day * 288] = 1
+      end
+      -- Two times of one coach on one day are one appointment.
+      if run[4] == day then counts_here, counted = true, counted or there end
     end
-    if entry[8] == day then count = count + 1 end
   end
+  if counts_here and not counted then count = count + 1 end
 end
 
 local function apply(key, wanted)

@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 
 from service.batching import Batcher
 from service.claims.keys import Keys, Shards
-from service.claims.messages import Admission, Release, Settlement
+from service.claims.messages import Admission, OwnTime, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ClaimReply, ReleaseOutcome, Scripts, SettleOutcome
-from service.domain.grid import Placement
+from service.domain.grid import CELLS_PER_DAY, Placement
 from service.errors import Unavailable
 
 MOST_IN_ONE_CALL = 128
@@ -181,6 +181,7 @@ class Gate:
                 name(keys.deficits(org)),
                 claim.placement.occupied_start,
                 claim.idempotency_key or "",
+                False if claim.own is None else _pack_own(claim.own, claim.placement),
             ],
             False,
         ]
@@ -214,7 +215,8 @@ class Gate:
         for item in items:
             org = item.org
             segments = [
-                [name(keys.occupied(org, part.day)), part.first, part.count] for part in item.placement.segments()
+                [name(keys.occupied(org, day)), first, count]
+                for day, first, count in item.placement.occupied_runs(item.keeping)
             ]
             mark = name(keys.answer(org, item.idempotency_key)) if item.idempotency_key else False
             packed.append(
@@ -222,17 +224,40 @@ class Gate:
                     item.token,
                     name(keys.roster(org)),
                     segments,
-                    name(keys.full(org, item.local_day)),
+                    name(keys.full(org, item.local_day)) if item.counted else False,
                     name(keys.counts(org, item.local_day)),
                     name(keys.limits(org)),
                     name(keys.deficits(org)),
                     mark,
+                    item.side.value,
                 ]
             )
         try:
             return await self._scripts.release_claim(name.names, packed)
         except (TimeoutError, RedisError, OSError) as problem:
             raise _unavailable(problem) from problem
+
+
+def _pack_own(own: OwnTime, wanted: Placement) -> list[object]:
+    """What an appointment holds, and which rows of the wanted segments (numbered from 1) those are."""
+    overlaps: list[list[int]] = []
+    for number, part in enumerate(wanted.segments(), 1):
+        begin = part.day * CELLS_PER_DAY + part.first
+        first = max(own.placement.occupied_start - begin, 0)
+        last = min(own.placement.occupied_end - begin, part.count)
+        if first < last:
+            overlaps.append([number, first, last])
+    cells = own.placement.occupied_end - own.placement.occupied_start
+    return [
+        own.appointment,
+        own.column,
+        own.placement.occupied_start,
+        cells,
+        own.local_day,
+        own.considered.hex(),
+        own.search.value,
+        overlaps,
+    ]
 
 
 def _unavailable(problem: BaseException) -> Unavailable:

@@ -28,9 +28,10 @@ _REPAIR_MARKS_LIVE_MS = 60_000
 
 
 class PendingEntry(msgspec.Struct, frozen=True, array_like=True):
-    """A claim or release that has not been settled, as the scripts pack it.
+    """A claim, move or release that has not been settled, as the scripts pack it.
 
     `start_cell` and `cells` are the occupied run; `local_day` the day it counts on; `considered` stays packed.
+    Of a move these are the new time; what begins with `old_` is the time it leaves (None of anything else).
     """
 
     kind: str
@@ -44,6 +45,11 @@ class PendingEntry(msgspec.Struct, frozen=True, array_like=True):
     width: int
     idempotency_key: str
     considered: msgspec.Raw
+    old_column: int | None = None
+    old_start_cell: int = 0
+    old_cells: int = 0
+    old_local_day: int = 0
+    old_considered: msgspec.Raw = msgspec.Raw()
 
 
 _decode_entry = msgspec.msgpack.Decoder(PendingEntry).decode
@@ -59,7 +65,7 @@ class PlanesRead:
 
 @dataclass(frozen=True, slots=True)
 class ColumnState:
-    """What Postgres says of a coach-day: 288-bit integers, the day's count, 'appointment:cell' of all in them."""
+    """What Postgres says of a coach-day: 288-bit integers, the day's count, and who is in them (`known_in`)."""
 
     open: int
     occupied: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from service.domain.assignment import Strategy
 from service.domain.grid import Placement
@@ -41,6 +42,29 @@ class Mark:
     owner: str
 
 
+class Search(StrEnum):
+    """Where an appointment that moves looks for a coach: its own first, then the team; others only; or as if new."""
+
+    KEEP = "keep"
+    OTHERS = "others"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTime:
+    """What an appointment that moves holds already: its column, its cells, the local day it counts on.
+
+    `considered` is who was considered when it was assigned, packed.
+    """
+
+    appointment: str
+    column: int
+    placement: Placement
+    local_day: int
+    considered: bytes
+    search: Search
+
+
 @dataclass(frozen=True, slots=True)
 class SlotClaim:
     """A wish to take a time.
@@ -60,6 +84,7 @@ class SlotClaim:
     column: int
     turn: int
     idempotency_key: str | None
+    own: OwnTime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +119,26 @@ class Settlement:
     answer: Answer | None = None
 
 
+class Side(StrEnum):
+    """Which time of a pending entry: the new one, or the one a move leaves."""
+
+    NEW = "new"
+    OLD = "old"
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A token whose time is to be freed, with the placement and local day it was noted with."""
+    """A token whose time is to be freed, with the placement and local day it was noted with.
+
+    Of a move, `keeping` is the appointment's other time where the coach is the same: cells of both stay taken, and
+    where it counts on the same day (`counted` False) the day keeps its count.
+    """
 
     org: int
     token: str
     placement: Placement
     local_day: int
     idempotency_key: str | None = None
+    side: Side = Side.NEW
+    keeping: Placement | None = None
+    counted: bool = True

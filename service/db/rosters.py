@@ -27,7 +27,7 @@ class DefaultSlot:
 
 @dataclass(frozen=True, slots=True)
 class CoachDay:
-    """What Postgres says of a coach on one UTC day: live appointments as (id hex, first cell, last cell, column)."""
+    """A live appointment of a coach: its id in hex, its occupied cells `[first_cell, last_cell)`, absolute."""
 
     column: int
     appointment: str
@@ -40,13 +40,13 @@ class DaySource:
     """Everything one day of the grid is derived from.
 
     `schedules` by column; `closed` the times a coach is away although it works; `placements` what touches the UTC
-    day; `counted` the appointments that count on the local date with the same number, as (column, id hex, first cell).
+    day; `counted` what counts on the local date with the same number.
     """
 
     schedules: dict[int, WeeklySchedule]
     closed: dict[int, list[tuple[datetime, datetime]]]
     placements: list[CoachDay]
-    counted: list[tuple[int, str, int]]
+    counted: list[CoachDay]
 
 
 class RosterStore:
@@ -147,14 +147,10 @@ class RosterStore:
         for row in await self._database.fetch("closed_periods", roster.org, wanted, start, end):
             closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
         placements = [
-            CoachDay(
-                row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]), cell_of(row["occupied_to"])
-            )
-            for row in await self._database.fetch("live_placements", roster.org, wanted, start, end)
+            _coach_day(row) for row in await self._database.fetch("live_placements", roster.org, wanted, start, end)
         ]
         counted = [
-            (row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]))
-            for row in await self._database.fetch("live_counts", roster.org, wanted, start.date())
+            _coach_day(row) for row in await self._database.fetch("live_counts", roster.org, wanted, start.date())
         ]
         return DaySource(await self.schedules(roster, columns, day, day), closed, placements, counted)
 
@@ -168,6 +164,12 @@ class RosterStore:
             for column, delta in deficit_deltas(row["coach_no"], considered).items():
                 owed[column] = owed.get(column, 0) + delta
         return owed
+
+
+def _coach_day(row: Any) -> CoachDay:
+    return CoachDay(
+        row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]), cell_of(row["occupied_to"])
+    )
 
 
 def _empty_week() -> list[list[Window]]:

@@ -115,6 +115,21 @@ class Placement:
             parts.append(Segment(day, first, last - first, open_first, open_last - open_first))
         return tuple(parts)
 
+    def occupied_runs(self, keeping: Placement | None = None) -> tuple[tuple[int, int, int], ...]:
+        """(day, first, count) of the occupied cells, those of `keeping` left out, cut at UTC midnights."""
+        pieces = [(self.occupied_start, self.occupied_end)]
+        if keeping is not None:
+            pieces = [
+                (self.occupied_start, min(self.occupied_end, keeping.occupied_start)),
+                (max(self.occupied_start, keeping.occupied_end), self.occupied_end),
+            ]
+        return tuple(
+            (part.day, part.first, part.count)
+            for first, last in pieces
+            if first < last
+            for part in Placement(first, last, first, last).segments()
+        )
+
     @property
     def starts_at(self) -> datetime:
         """When the appointment begins."""

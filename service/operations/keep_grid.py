@@ -45,16 +45,16 @@ def occupied_by_column(source: DaySource, day: int) -> dict[int, int]:
 def counts_by_column(source: DaySource, columns: int) -> list[int]:
     """Live appointments of each column on the local date."""
     counts = [0] * columns
-    for column, _, _ in source.counted:
-        counts[column] += 1
+    for placement in source.counted:
+        counts[placement.column] += 1
     return counts
 
 
 def known_in(source: DaySource) -> list[str]:
-    """The identities ('appointment:first cell') of every appointment in the source."""
-    identities = {f"{p.appointment}:{p.first_cell}" for p in source.placements}
-    identities.update(f"{appointment}:{cell}" for _, appointment, cell in source.counted)
-    return sorted(identities)
+    """The identities ('appointment:column:first cell:last cell') of every appointment in the source."""
+    return sorted(
+        {f"{p.appointment}:{p.column}:{p.first_cell}:{p.last_cell}" for p in (*source.placements, *source.counted)}
+    )
 
 
 class GridKeeper:

@@ -57,6 +57,13 @@ def at(cell: int, cells: int = 6, *, day: int = DAY, before: int = 0, after: int
     return Placement(start, start + cells, start - before, start + cells + after)
 
 
+def identity(wish: SlotClaim, column: int) -> str:
+    """How a committed claim is known in what Postgres says."""
+    placement = wish.placement
+    name = wish.token if wish.own is None else wish.own.appointment
+    return f"{name}:{column}:{placement.occupied_start}:{placement.occupied_end}"
+
+
 @dataclass
 class World:
     """The gate and the grid of one organization on one server."""

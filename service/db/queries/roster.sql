@@ -71,7 +71,7 @@ WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2))
 
 -- name: live_counts
 -- Live appointments by coach on one local date, with the ids they are known by.
-SELECT coach_no, appointment_id, lower(occupied) AS occupied_from
+SELECT coach_no, appointment_id, lower(occupied) AS occupied_from, upper(occupied) AS occupied_to
 FROM appointments
 WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2))
     AND status IN ('scheduled', 'completed', 'no_show')
