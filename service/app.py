@@ -32,11 +32,14 @@ from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
+from service.operations.claiming import Claiming
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
+from service.operations.move import MoveAppointment
 from service.operations.rebuild import Rebuild
 from service.operations.reconcile import Reconcile
 from service.operations.rosters import Rosters
+from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
 
 ANSWERS_LIVE = timedelta(hours=25)
@@ -71,6 +74,7 @@ class Services:
     availability: FindAvailability
     book: Book
     change: ChangeAppointment
+    move: MoveAppointment
     reconcile: Reconcile
     rebuild: Rebuild
     tasks: TrackedTasks
@@ -118,6 +122,8 @@ async def open_services(
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, rosters, clock)
+        claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
+        settle = SettleChange(gate=gate, keeper=keeper, metrics=metrics)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(
@@ -147,7 +153,7 @@ async def open_services(
                 appointments=appointments,
                 rosters=rosters,
                 keeper=keeper,
-                availability=availability,
+                claiming=claiming,
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
@@ -156,12 +162,21 @@ async def open_services(
                 gate=gate,
                 appointments=appointments,
                 rosters=rosters,
-                keeper=keeper,
+                settle=settle,
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
             ),
-            reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, metrics=metrics),
+            move=MoveAppointment(
+                appointments=appointments,
+                rosters=rosters,
+                claiming=claiming,
+                settle=settle,
+                tasks=tasks,
+                clock=clock,
+                metrics=metrics,
+            ),
+            reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, settle=settle, metrics=metrics),
             rebuild=Rebuild(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),

@@ -26,8 +26,8 @@ from service.errors import BookingError, NotFound, RateLimitExceeded, Unavailabl
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.authenticate import Authenticate
-from service.operations.book import RateSeen
 from service.operations.caller import Caller
+from service.operations.claiming import RateSeen
 
 LARGEST_BODY_BYTES = 64 * 1024
 _UNLIMITED = str(2**31 - 1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import orjson
 
@@ -15,13 +17,16 @@ from service.domain.appointment import Appointment, Status
 from service.domain.assignment import Considered, unpack_considered
 from service.domain.event import EventType
 from service.domain.grid import day_start
-from service.errors import OutcomeUnknown
+from service.errors import OutcomeUnknown, Unavailable
 
 ATTEMPTS = 4
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of one appointment: the state after it, and its event."""
+    """A change of one appointment: the state after it, and its event.
+
+    `considered` is who was considered, packed, when the change gave the appointment to another coach.
+    """
 
     after: Appointment
     type: EventType
@@ -30,6 +35,15 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str
     reason: str | None
     data: bytes
+    considered: bytes | None = None
+
+
+class ChangeOutcome(StrEnum):
+    """What became of a change. stale: the appointment has moved on. taken: a constraint refused the new time."""
+
+    DONE = "done"
+    STALE = "stale"
+    TAKEN = "taken"
 
 
 class AppointmentFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +123,8 @@ class AppointmentStore:
         row = await self._database.first("last_considered", org, appointment_id)
         return b"" if row is None else row["considered"]
 
-    async def change(self, change: Change) -> bool:
-        """Write a change made from version `after.version - 1`; False when the appointment has moved on.
+    async def change(self, change: Change) -> ChangeOutcome:
+        """Write a change made from version `after.version - 1`.
 
         An answer that was lost is asked for again: the row no longer has the old version, and the event's token says
         whether that was us. Raises Unavailable or OutcomeUnknown.
@@ -124,26 +138,41 @@ class AppointmentStore:
             a.updated_at,
             a.confirmed_at,
             a.cancelled_at,
+            a.column,
+            a.start_time,
+            a.end_time,
+            a.occupied_start,
+            a.occupied_end,
+            day_start(a.local_day).date(),
+            a.strategy,
+            a.considered,
+            a.notes,
+            orjson.dumps(a.metadata),
             change.type.value,
             change.actor,
             change.correlation_id,
             change.reason,
             change.token,
+            change.considered,
             change.data,
         )
+        unknown: OutcomeUnknown | None = None
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                rows = await self._database.write("change_status", *arguments)
-            except OutcomeUnknown:
-                if attempt == ATTEMPTS:
+                rows = await self._database.write("change_appointment", *arguments)
+                # Only a lost answer makes it possible that the row moved on because of ourselves.
+                if rows or (unknown is not None and await self._is_ours(change)):
+                    return ChangeOutcome.DONE
+                return ChangeOutcome.STALE
+            except (asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError):
+                return ChangeOutcome.TAKEN
+            except OutcomeUnknown as problem:
+                unknown = problem
+            except Unavailable:
+                if unknown is None:
                     raise
-                await asyncio.sleep(0.05 * 2**attempt)
-                continue
-            if rows:
-                return True
-            # Only a lost answer makes it possible that the row moved on because of ourselves.
-            return attempt > 1 and await self._is_ours(change)
-        raise AssertionError("unreachable")
+            await asyncio.sleep(0.05 * 2**attempt)
+        raise unknown or AssertionError("an attempt ends by itself unless its answer was lost")
 
     async def _is_ours(self, change: Change) -> bool:
         a = change.after

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import uuid_utils
 
 from service.claims.gate import Gate
-from service.claims.messages import Admission, Answer, Mark, RateState, Release, Settlement, SlotClaim
+from service.claims.messages import Admission, Answer, Mark, Release, Settlement, SlotClaim
 from service.claims.scripts import ClaimOutcome, ClaimReply, SettleOutcome
 from service.clock import Clock
 from service.db.appointments import AppointmentStore
@@ -27,14 +27,12 @@ from service.errors import (
     IdempotencyInProgress,
     IdempotencyKeyReused,
     OutcomeUnknown,
-    RateLimitExceeded,
-    SlotUnavailable,
     Unavailable,
 )
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.caller import Caller
-from service.operations.find_availability import FindAvailability
+from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
 from service.operations.keep_grid import GridKeeper
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import Rosters
@@ -44,7 +42,6 @@ CLAIM_ATTEMPTS = 6
 # How long a booking waits for a duplicate of itself, or follows a roster and a grid that keep changing under it.
 PATIENCE_S = 5.0
 DUPLICATE_LOOK_S = 0.05
-_LOOK_AGAIN = frozenset({ClaimOutcome.STALE, ClaimOutcome.UNKNOWN_ORG, ClaimOutcome.UNKNOWN_DAY})
 
 _log = get_logger("operations.book")
 
@@ -58,15 +55,6 @@ class Booked:
     replayed: bool
 
 
-class RateSeen:
-    """Where the key stands, as soon as the gate has said so; the edge shows it even when the operation fails."""
-
-    __slots__ = ("state",)
-
-    def __init__(self) -> None:
-        self.state: RateState | None = None
-
-
 class Book:
     """Makes appointments."""
 
@@ -78,7 +66,7 @@ class Book:
         appointments: AppointmentStore,
         rosters: Rosters,
         keeper: GridKeeper,
-        availability: FindAvailability,
+        claiming: Claiming,
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
@@ -88,11 +76,10 @@ class Book:
         self._appointments = appointments
         self._rosters = rosters
         self._keeper = keeper
-        self._availability = availability
+        self._claiming = claiming
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
-        self._counted = {outcome: metrics.claims.labels(outcome.value) for outcome in ClaimOutcome}
 
     async def __call__(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked:
         """Book, or give the answer the idempotency key already has.
@@ -113,7 +100,7 @@ class Book:
             except BookingError as problem:
                 return await self._replay_or_raise(problem, request, caller, rate)
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
-            reply = await self._admit(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
+            reply = await self._claiming.ask(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
             if reply.outcome is ClaimOutcome.CLAIMED:
                 booked = await self._commit(request, caller, plan, appointment_id, reply)
                 if booked is not None:
@@ -123,21 +110,13 @@ class Book:
                 if clock() >= give_up:
                     raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
                 await asyncio.sleep(DUPLICATE_LOOK_S)
-            elif reply.outcome not in _LOOK_AGAIN:
+            elif reply.outcome not in LOOK_AGAIN:
                 return await self._not_claimed(request, caller, plan, reply)
             elif clock() >= give_up:
                 break
             else:
-                await self._catch_up(plan, reply)
+                await self._claiming.catch_up(plan, reply)
         raise Unavailable("repeated attempts at this time came to no answer")
-
-    async def _catch_up(self, plan: Plan, reply: ClaimReply) -> None:
-        """Learn what the gate said is missing or out of date: the roster, or days of the grid."""
-        if reply.outcome is ClaimOutcome.UNKNOWN_DAY:
-            days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
-            await self._keeper.derive(plan.roster.org, sorted(days))
-        else:
-            await self._rosters.refresh(plan.roster.org, plan.roster)
 
     async def _not_claimed(self, request: BookingRequest, caller: Caller, plan: Plan, reply: ClaimReply) -> Booked:
         """The answer the key has, or why there is none: the time is taken, the key stands for another request."""
@@ -150,7 +129,7 @@ class Book:
         replay = await self._stored_answer(request, caller)
         if replay is not None:
             return replay
-        raise await self._unavailable(plan, reply.first)
+        raise await self._claiming.taken(plan, reply.first)
 
     def _admission(self, request: BookingRequest, caller: Caller, rate: RateSeen, plan: Plan, token: str) -> Admission:
         claim = SlotClaim(
@@ -176,17 +155,6 @@ class Book:
     @staticmethod
     def _mark(request: BookingRequest, token: str) -> Mark | None:
         return None if request.idempotency_key is None else Mark(request.idempotency_key, request.fingerprint, token)
-
-    async def _admit(self, admission: Admission, rate: RateSeen) -> ClaimReply:
-        reply = await self._gate.admit(admission)
-        self._counted[reply.outcome].inc()
-        if admission.rate is not None:
-            rate.state = RateState.after(admission.rate, reply.rate_count, reply.rate_reset_ms)
-            if reply.outcome is ClaimOutcome.LIMITED:
-                raise RateLimitExceeded(
-                    "the requests of this window are used up", retry_after_s=max(1, -(-reply.rate_reset_ms // 1000))
-                )
-        return reply
 
     async def _commit(
         self, request: BookingRequest, caller: Caller, plan: Plan, appointment_id: uuid.UUID, reply: ClaimReply
@@ -277,7 +245,7 @@ class Book:
         if mark is None:
             raise problem
         admission = Admission(caller.org, rate=caller.rate if rate.state is None else None, mark=mark)
-        reply = await self._admit(admission, rate)
+        reply = await self._claiming.ask(admission, rate)
         if reply.outcome is ClaimOutcome.REPLAY:
             return _replayed(reply.first)
         replay = await self._stored_answer(request, caller)
@@ -291,12 +259,6 @@ class Book:
             return None
         stored = await self._appointments.answer_of_key(caller.org, request.idempotency_key)
         return None if stored is None else _checked_replay(request, *stored)
-
-    async def _unavailable(self, plan: Plan, revision: int) -> SlotUnavailable:
-        alternatives = await self._availability.next_free(
-            plan.roster, plan.calendar, plan.coach, plan.placement.starts_at, revision, most=3
-        )
-        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
 
 
 def _days(plan: Plan, appointment: Appointment) -> list[int]:

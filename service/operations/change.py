@@ -13,18 +13,16 @@ from datetime import datetime
 import uuid_utils
 
 from service.claims.gate import Gate
-from service.claims.messages import Release, Settlement
-from service.claims.scripts import ReleaseOutcome
+from service.claims.messages import Release
 from service.clock import Clock
-from service.db.appointments import AppointmentStore, Change
+from service.db.appointments import AppointmentStore, Change, ChangeOutcome
 from service.domain.appointment import Appointment, Status, become, confirm, render
-from service.domain.event import EventType, heard_by
-from service.domain.grid import Placement
+from service.domain.event import EventType
 from service.errors import NotFound, StateConflict, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
-from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters
+from service.operations.settle_change import SettleChange, placement_of
 from service.operations.tracking import TrackedTasks
 
 ATTEMPTS = 5
@@ -41,7 +39,7 @@ class ChangeAppointment:
         gate: Gate,
         appointments: AppointmentStore,
         rosters: Rosters,
-        keeper: GridKeeper,
+        settle: SettleChange,
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
@@ -49,7 +47,7 @@ class ChangeAppointment:
         self._gate = gate
         self._appointments = appointments
         self._rosters = rosters
-        self._keeper = keeper
+        self._settle = settle
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
@@ -120,11 +118,14 @@ class ChangeAppointment:
                 reason=reason,
                 data=render(after),
             )
-            if await self._appointments.change(change):
-                await self._settle(before, after, kind, token)
+            if await self._appointments.change(change) is ChangeOutcome.DONE:
+                await self._settle.announce(after, kind)
+                if token is not None:
+                    release = Release(org, token.hex, placement_of(before), before.local_day)
+                    await self._settle.free(release, before)
                 return after
             if token is not None:
-                await self._settle_quietly(Settlement(org, token.hex, None, ()))
+                await self._settle.drop(before, token.hex)
         raise StateConflict("the appointment kept changing; look at it and try again")
 
     async def _note_release(self, appointment: Appointment, token: uuid.UUID) -> None:
@@ -145,34 +146,3 @@ class ChangeAppointment:
             # Cancelling must not need Redis: the time stays hidden until the grid is compared with Postgres.
             self._metrics.unsettled.inc()
             _log.warning("release not noted", appointment_id=str(appointment.appointment_id), error=problem.message)
-
-    async def _settle(self, before: Appointment, after: Appointment, kind: EventType, token: uuid.UUID | None) -> None:
-        event = f"{after.org} {after.appointment_id.hex} {after.version}"
-        # Announce first: a crash between the two lines announces again, never not at all.
-        await self._settle_quietly(Settlement(after.org, None, event, tuple(heard_by(kind))))
-        if token is None:
-            return
-        try:
-            placement = placement_of(before)
-            released = await self._gate.release(Release(before.org, token.hex, placement, before.local_day))
-            if released is ReleaseOutcome.ABSENT:
-                # Redis lost the note meanwhile: a day derived before the commit shows time that is free.
-                days = {part.day for part in placement.segments()} | {before.local_day}
-                await self._keeper.repair(before.org, [before.column], sorted(days))
-        except Unavailable as problem:
-            self._metrics.unsettled.inc()
-            _log.warning("time not freed", appointment_id=str(before.appointment_id), error=problem.message)
-
-    async def _settle_quietly(self, settlement: Settlement) -> None:
-        try:
-            await self._gate.settle(settlement)
-        except Unavailable as problem:
-            self._metrics.unsettled.inc()
-            _log.warning("change not settled", settled_event=settlement.event, error=problem.message)
-
-
-def placement_of(appointment: Appointment) -> Placement:
-    """The cells an appointment takes, with the buffers it was booked with."""
-    plain = Placement.of(appointment.start_time, appointment.end_time)
-    framed = Placement.of(appointment.occupied_start, appointment.occupied_end)
-    return Placement(plain.start, plain.end, framed.start, framed.end)

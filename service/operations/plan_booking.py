@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from service.domain.appointment import Appointment, Status
 from service.domain.assignment import Strategy
@@ -34,18 +34,19 @@ class BookingRequest:
     fingerprint: str
 
 
+# (zone index or None, local day number) of each zone, as `SlotClaim` takes them.
+Zones: TypeAlias = tuple[tuple[int | None, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A request measured against a roster: what would be claimed.
-
-    `zones` as `SlotClaim` takes them: (zone index or None, local day number) of each zone whose grid has the start.
-    """
+    """A request measured against a roster: what would be claimed."""
 
     roster: Roster
     calendar: Calendar
     coach: Coach | None
     placement: Placement
-    zones: tuple[tuple[int | None, int], ...]
+    zones: Zones
     strategy: Strategy
 
 
@@ -54,42 +55,64 @@ def plan_of(request: BookingRequest, roster: Roster, now: datetime) -> Plan:
     calendar = roster.calendar(request.calendar_id)
     coach = None if request.coach_id is None else roster.coach(request.coach_id)
     start = request.start_time
+    check_start(calendar, start, now)
+    end = start + timedelta(minutes=calendar.slot_duration) if request.end_time is None else request.end_time
+    check_end(calendar, start, end)
+    zones = zones_at(roster, columns_of(calendar, coach), start, calendar.slot_interval)
+    placement = Placement.of(start, end, calendar.buffer_before, calendar.buffer_after)
+    strategy = Strategy.REQUESTED if coach is not None else calendar.assignment
+    return Plan(roster, calendar, coach, placement, zones, strategy)
+
+
+def check_start(calendar: Calendar, start: datetime, now: datetime) -> None:
+    """Raise InvalidRequest for a start in the past, too soon or too far ahead."""
     if start <= now:
         raise InvalidRequest([("start_time", "is in the past")])
     if start < earliest_start(calendar, now):
         raise InvalidRequest([("start_time", f"needs at least {calendar.min_notice_minutes} minutes' notice")])
     if start > latest_start(calendar, now):
         raise InvalidRequest([("start_time", f"is more than {calendar.max_days_ahead} days ahead")])
-    end = _end(request, calendar)
-    columns = calendar.team if coach is None else (coach.column,)
-    if coach is not None and coach.column not in calendar.team:
-        raise InvalidRequest([("coach_id", f"{coach.coach_id!r} is not booked through {calendar.calendar_id!r}")])
-    off_grid = InvalidRequest([("start_time", f"is not on the calendar's grid of {calendar.slot_interval} minutes")])
-    if start.second or start.microsecond or start.minute % CELL_MINUTES:
-        raise off_grid
-    groups = aligned_groups(roster.zone_groups(columns), start, calendar.slot_interval)
-    if not groups and columns:
-        raise off_grid
-    placement = Placement.of(start, end, calendar.buffer_before, calendar.buffer_after)
-    # One zone in the whole roster needs no mask in the script.
-    one_zone = len(roster.zones) == 1
-    zones = tuple((None if one_zone else group.number, day) for group, day in groups)
-    strategy = Strategy.REQUESTED if coach is not None else calendar.assignment
-    return Plan(roster, calendar, coach, placement, zones, strategy)
 
 
-def _end(request: BookingRequest, calendar: Calendar) -> datetime:
-    usual = request.start_time + timedelta(minutes=calendar.slot_duration)
-    if request.end_time is None or request.end_time == usual:
-        return usual
+def check_end(calendar: Calendar, start: datetime, end: datetime) -> None:
+    """Raise InvalidRequest for another duration than the calendar's where it allows none, or not this one."""
+    if end == start + timedelta(minutes=calendar.slot_duration):
+        return
     if calendar.max_duration is None:
         raise InvalidRequest([("end_time", f"this calendar's appointments take {calendar.slot_duration} minutes")])
-    minutes = (request.end_time - request.start_time) / timedelta(minutes=1)
+    minutes = (end - start) / timedelta(minutes=1)
     if minutes % CELL_MINUTES or not CELL_MINUTES <= minutes <= calendar.max_duration:
         raise InvalidRequest(
             [("end_time", f"must be a multiple of 5 minutes after the start, at most {calendar.max_duration}")]
         )
-    return request.end_time
+
+
+def columns_of(calendar: Calendar, coach: Coach | None) -> tuple[int, ...]:
+    """The columns that may take a booking: the team's, or the one of a coach that was asked for.
+
+    Raises InvalidRequest for a coach that is not of the team.
+    """
+    if coach is None:
+        return calendar.team
+    if coach.column not in calendar.team:
+        raise InvalidRequest([("coach_id", f"{coach.coach_id!r} is not booked through {calendar.calendar_id!r}")])
+    return (coach.column,)
+
+
+def zones_at(roster: Roster, columns: tuple[int, ...], start: datetime, interval: int) -> Zones:
+    """The zones of the columns whose start grid of `interval` minutes has the start.
+
+    Raises InvalidRequest when none has.
+    """
+    off_grid = InvalidRequest([("start_time", f"is not on the calendar's grid of {interval} minutes")])
+    if start.second or start.microsecond or start.minute % CELL_MINUTES:
+        raise off_grid
+    groups = aligned_groups(roster.zone_groups(columns), start, interval)
+    if not groups and columns:
+        raise off_grid
+    # One zone in the whole roster needs no mask in the script.
+    one_zone = len(roster.zones) == 1
+    return tuple((None if one_zone else group.number, day) for group, day in groups)
 
 
 def appointment_of(
@@ -111,7 +134,7 @@ def appointment_of(
         end_time=plan.placement.ends_at,
         occupied_start=instant_of(plan.placement.occupied_start),
         occupied_end=instant_of(plan.placement.occupied_end),
-        local_day=_local_day(plan, coach),
+        local_day=local_day_of(plan, coach),
         timezone=request.timezone,
         status=Status.SCHEDULED,
         notes=request.notes,
@@ -124,7 +147,8 @@ def appointment_of(
     )
 
 
-def _local_day(plan: Plan, coach: Coach) -> int:
+def local_day_of(plan: Plan, coach: Coach) -> int:
+    """The day an appointment of `plan` counts on when the coach gets it."""
     number = plan.roster.zone_numbers[coach.timezone]
     return next(day for zone, day in plan.zones if zone is None or zone == number)
 

@@ -1,8 +1,9 @@
-"""Ending what a crash left: claims and releases that are pending past their deadline.
+"""Ending what a crash left: claims, moves and releases that are pending past their deadline.
 
 A claim whose row is in Postgres is settled; one whose row is not gets a tombstone under its id, so that an
 insert still on its way loses, and is then released. A release whose event is in Postgres frees the time; one
-whose event is not is dropped.
+whose event is not is dropped. A move whose event is in Postgres frees the time it left; one whose event is not,
+the time it would have had.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from uuid import UUID
 
 from service.claims.gate import Gate
 from service.claims.grid import GridStore, PendingEntry
-from service.claims.messages import Answer, Release, Settlement
+from service.claims.messages import Answer, Release, Settlement, Side
 from service.db.appointments import AppointmentStore
 from service.domain.appointment import Status
 from service.domain.event import EventType, heard_by
@@ -19,6 +20,7 @@ from service.domain.grid import Placement, instant_of
 from service.errors import BookingError
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.settle_change import SettleChange
 
 _log = get_logger("operations.reconcile")
 
@@ -26,10 +28,19 @@ _log = get_logger("operations.reconcile")
 class Reconcile:
     """One round over everything that is overdue."""
 
-    def __init__(self, *, gate: Gate, grid: GridStore, appointments: AppointmentStore, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        grid: GridStore,
+        appointments: AppointmentStore,
+        settle: SettleChange,
+        metrics: Metrics,
+    ) -> None:
         self._gate = gate
         self._grid = grid
         self._appointments = appointments
+        self._settle = settle
         self._metrics = metrics
 
     async def __call__(self) -> int:
@@ -44,7 +55,7 @@ class Reconcile:
             if entry.deadline_ms > now_ms:
                 continue
             try:
-                how = await (self._claim(token, entry) if entry.kind == "claim" else self._release(token, entry))
+                how = await self._end(token, entry)
             except BookingError as problem:
                 # One that cannot be ended now stays pending and is looked at in the next round.
                 _log.warning("not reconciled", token=token, error=problem.message)
@@ -53,6 +64,15 @@ class Reconcile:
             _log.info("reconciled", token=token, kind=entry.kind, how=how)
             ended += 1
         return ended
+
+    async def _end(self, token: str, entry: PendingEntry) -> str:
+        match entry.kind:
+            case "claim":
+                return await self._claim(token, entry)
+            case "move":
+                return await self._move(token, entry)
+            case _:
+                return await self._release(token, entry)
 
     async def _claim(self, token: str, entry: PendingEntry) -> str:
         appointment_id = UUID(hex=token)
@@ -79,12 +99,36 @@ class Reconcile:
         await self._gate.settle(
             Settlement(entry.org, token, f"{entry.org} {token} 1", tuple(heard_by(EventType.CREATED)), answer)
         )
+        if row["status"] == Status.CANCELLED:
+            # Cancelled before its claim was settled: a repair in between took the claim's time for taken.
+            await self._put_right(entry)
         return "claim settled"
+
+    async def _move(self, token: str, entry: PendingEntry) -> str:
+        event = await self._appointments.event_of_token(entry.org, UUID(hex=entry.appointment), UUID(hex=token))
+        committed = event is not None
+        if event is not None:
+            sequence, kind = event
+            told = f"{entry.org} {entry.appointment} {sequence}"
+            await self._gate.settle(Settlement(entry.org, None, told, tuple(heard_by(kind))))
+        await self._gate.release(_freed_by_move(token, entry, committed=committed))
+        # A commit that is still on its way when we give it up, or a change that came after, shows only in Postgres.
+        await self._put_right(entry)
+        return "move carried out" if committed else "move dropped"
+
+    async def _put_right(self, entry: PendingEntry) -> None:
+        """Make the coach-days of an entry that has ended what Postgres says."""
+        new = _placement(entry.start_cell, entry.cells)
+        await self._settle.repair_days(entry.org, entry.column, new, entry.local_day)
+        if entry.old_column is not None:
+            old = _placement(entry.old_start_cell, entry.old_cells)
+            await self._settle.repair_days(entry.org, entry.old_column, old, entry.old_local_day)
 
     async def _release(self, token: str, entry: PendingEntry) -> str:
         event = await self._appointments.event_of_token(entry.org, UUID(hex=entry.appointment), UUID(hex=token))
         if event is None:
             await self._gate.settle(Settlement(entry.org, token, None, ()))
+            await self._put_right(entry)
             return "release dropped"
         sequence, kind = event
         await self._gate.settle(
@@ -94,12 +138,31 @@ class Reconcile:
         return "release carried out"
 
 
+def _placement(first: int, cells: int) -> Placement:
+    return Placement(first, first + cells, first, first + cells)
+
+
 def _freed(token: str, entry: PendingEntry) -> Release:
-    first, last = entry.start_cell, entry.start_cell + entry.cells
     return Release(
         org=entry.org,
         token=token,
-        placement=Placement(first, last, first, last),
+        placement=_placement(entry.start_cell, entry.cells),
         local_day=entry.local_day,
         idempotency_key=entry.idempotency_key or None,
+    )
+
+
+def _freed_by_move(token: str, entry: PendingEntry, *, committed: bool) -> Release:
+    new = (_placement(entry.start_cell, entry.cells), entry.local_day)
+    old = (_placement(entry.old_start_cell, entry.old_cells), entry.old_local_day)
+    (leaving, day), (staying, other_day) = (old, new) if committed else (new, old)
+    same = entry.column == entry.old_column
+    return Release(
+        org=entry.org,
+        token=token,
+        placement=leaving,
+        local_day=day,
+        side=Side.OLD if committed else Side.NEW,
+        keeping=staying if same else None,
+        counted=not (same and day == other_day),
     )

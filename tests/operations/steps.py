@@ -14,15 +14,15 @@ import uuid_utils
 from service.app import Services
 from service.claims.messages import Release, Settlement
 from service.claims.scripts import ClaimOutcome
-from service.db.appointments import Change
+from service.db.appointments import Change, ChangeOutcome
 from service.db.commit import Committed, NewBooking
 from service.domain.appointment import Appointment, Status, become, render
 from service.domain.event import EventType, heard_by
 from service.domain.grid import day_of
 from service.operations.book import RateSeen
-from service.operations.change import placement_of
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import grid_days
+from service.operations.settle_change import placement_of
 from tests.servers import eventually
 from tests.wishes import caller
 
@@ -92,7 +92,7 @@ async def commit_cancellation(services: Services, appointment: Appointment, toke
         reason=None,
         data=render(after),
     )
-    assert await services.appointments.change(change)
+    assert await services.appointments.change(change) is ChangeOutcome.DONE
 
 
 def release_of(appointment: Appointment, token: UUID) -> Release:

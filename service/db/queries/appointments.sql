@@ -19,20 +19,21 @@ WHERE org_id = $1 AND appointment_id = $2 AND considered IS NOT NULL
 ORDER BY sequence DESC
 LIMIT 1;
 
--- name: change_status
+-- name: change_appointment
 -- One change of an appointment and its event, in one statement. The event goes in only where the row still has the
 -- version the change was made from; its primary key serialises two changes made from the same version.
 WITH changed AS (
     UPDATE appointments
     SET status = $4::text::appointment_status, version = version + 1, updated_at = $5, confirmed_at = $6,
-        cancelled_at = $7
+        cancelled_at = $7, coach_no = $8, starts_at = $9, ends_at = $10, occupied = tstzrange($11, $12),
+        local_day = $13, strategy = $14, considered = $15, notes = $16, metadata = $17
     WHERE org_id = $1 AND appointment_id = $2 AND version = $3
     RETURNING org_id, appointment_id, version
 )
 INSERT INTO events (
-    org_id, appointment_id, sequence, type, occurred_at, actor, correlation_id, reason, token, data
+    org_id, appointment_id, sequence, type, occurred_at, actor, correlation_id, reason, token, considered, data
 )
-SELECT org_id, appointment_id, version, $8, $5, $9, $10, $11, $12, $13
+SELECT org_id, appointment_id, version, $18, $5, $19, $20, $21, $22, $23, $24
 FROM changed
 RETURNING sequence;
 

@@ -1,0 +1,68 @@
+"""What a booking and a move have in common at the gate: asking it, and following what it says.
+
+The gate decides by the roster and the days it has. Whoever asks by an older roster, or for a day that is not
+there, is told so, learns it here and asks again.
+"""
+
+from __future__ import annotations
+
+from service.claims.gate import Gate
+from service.claims.messages import Admission, RateState
+from service.claims.scripts import ClaimOutcome, ClaimReply
+from service.errors import RateLimitExceeded, SlotUnavailable
+from service.metrics import Metrics
+from service.operations.find_availability import FindAvailability
+from service.operations.keep_grid import GridKeeper
+from service.operations.plan_booking import Plan
+from service.operations.rosters import Rosters
+
+LOOK_AGAIN = frozenset({ClaimOutcome.STALE, ClaimOutcome.UNKNOWN_ORG, ClaimOutcome.UNKNOWN_DAY})
+
+
+class RateSeen:
+    """Where the key stands, as soon as the gate has said so; the edge shows it even when the operation fails."""
+
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        self.state: RateState | None = None
+
+
+class Claiming:
+    """Asks the gate."""
+
+    def __init__(
+        self, *, gate: Gate, rosters: Rosters, keeper: GridKeeper, availability: FindAvailability, metrics: Metrics
+    ) -> None:
+        self._gate = gate
+        self._rosters = rosters
+        self._keeper = keeper
+        self._availability = availability
+        self._counted = {outcome: metrics.claims.labels(outcome.value) for outcome in ClaimOutcome}
+
+    async def ask(self, admission: Admission, rate: RateSeen) -> ClaimReply:
+        """The gate's reply. Raises RateLimitExceeded when it counted the request as one too many, or Unavailable."""
+        reply = await self._gate.admit(admission)
+        self._counted[reply.outcome].inc()
+        if admission.rate is not None:
+            rate.state = RateState.after(admission.rate, reply.rate_count, reply.rate_reset_ms)
+            if reply.outcome is ClaimOutcome.LIMITED:
+                raise RateLimitExceeded(
+                    "the requests of this window are used up", retry_after_s=max(1, -(-reply.rate_reset_ms // 1000))
+                )
+        return reply
+
+    async def catch_up(self, plan: Plan, reply: ClaimReply) -> None:
+        """Learn what the gate said is missing or out of date: the roster, or days of the grid. Raises Unavailable."""
+        if reply.outcome is ClaimOutcome.UNKNOWN_DAY:
+            days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
+            await self._keeper.derive(plan.roster.org, sorted(days))
+        else:
+            await self._rosters.refresh(plan.roster.org, plan.roster)
+
+    async def taken(self, plan: Plan, revision: int) -> SlotUnavailable:
+        """The refusal of a time that nobody could take, with the next free ones."""
+        alternatives = await self._availability.next_free(
+            plan.roster, plan.calendar, plan.coach, plan.placement.starts_at, revision, most=3
+        )
+        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})

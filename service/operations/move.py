@@ -1,0 +1,209 @@
+"""Moving an appointment to another time or coach, as one step: the new place is claimed and the old one freed
+together, or nothing changes.
+
+The claim takes the appointment's own time and count out, so it may move onto a time that overlaps its own. From the
+claim to the end both times are taken; then the token frees one of them, the other stays, whatever was in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import msgspec
+import uuid_utils
+
+from service.claims.messages import Admission, SlotClaim
+from service.claims.scripts import ClaimOutcome, ClaimReply
+from service.clock import Clock
+from service.db.appointments import AppointmentStore, Change, ChangeOutcome
+from service.domain.appointment import Appointment, Status, render
+from service.errors import NotFound, OutcomeUnknown, StateConflict, Unavailable, VersionMismatch
+from service.logs import get_logger
+from service.metrics import Metrics
+from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
+from service.operations.plan_move import (
+    MovePlan,
+    MoveWish,
+    kind_of,
+    moved,
+    plan_move,
+    release_of_new,
+    release_of_old,
+    with_details,
+)
+from service.operations.rosters import Rosters
+from service.operations.settle_change import SettleChange
+from service.operations.tracking import TrackedTasks
+
+ATTEMPTS = 6
+PATIENCE_S = 5.0
+
+_log = get_logger("operations.move")
+
+
+class MoveAppointment:
+    """Changes where an appointment is, and what is noted with it."""
+
+    def __init__(
+        self,
+        *,
+        appointments: AppointmentStore,
+        rosters: Rosters,
+        claiming: Claiming,
+        settle: SettleChange,
+        tasks: TrackedTasks,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._appointments = appointments
+        self._rosters = rosters
+        self._claiming = claiming
+        self._settle = settle
+        self._tasks = tasks
+        self._clock = clock
+        self._metrics = metrics
+
+    async def __call__(
+        self,
+        org: int,
+        appointment_id: uuid.UUID,
+        wish: MoveWish,
+        *,
+        actor: str,
+        correlation_id: str,
+        versions: frozenset[int] | None = None,
+        reason: str | None = None,
+    ) -> Appointment:
+        """The appointment after the change; as it was when the wish changes nothing.
+
+        Its coach is kept if that one is free at the new time, unless the wish names one. `versions` are those the
+        change may be made from. Raises NotFound, InvalidRequest, VersionMismatch, StateConflict, SlotUnavailable
+        (with alternatives), Unavailable (nothing changed) or OutcomeUnknown. Goes on when the caller is cancelled.
+        """
+        return await self._tasks.run(self._move(org, appointment_id, wish, actor, correlation_id, versions, reason))
+
+    async def reassign(
+        self, org: int, appointment_id: uuid.UUID, *, reason: str | None, actor: str, correlation_id: str
+    ) -> Appointment:
+        """Give it to another free coach of its calendar, at the same time. Raises like a move."""
+        wish = MoveWish(others_only=True)
+        return await self(org, appointment_id, wish, actor=actor, correlation_id=correlation_id, reason=reason)
+
+    async def _move(
+        self,
+        org: int,
+        appointment_id: uuid.UUID,
+        wish: MoveWish,
+        actor: str,
+        correlation_id: str,
+        versions: frozenset[int] | None,
+        reason: str | None,
+    ) -> Appointment:
+        attempts = 0
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + PATIENCE_S
+        while attempts < ATTEMPTS:
+            before = await self._current(org, appointment_id, versions)
+            move = await self._plan(before, wish)
+            token = uuid.UUID(int=uuid_utils.uuid7().int)
+            if move is None:
+                after, considered = with_details(before, wish), None
+                if after == before:
+                    return before
+                after = msgspec.structs.replace(after, version=before.version + 1, updated_at=self._clock.now())
+            else:
+                reply = await self._claim(move, token)
+                if reply.outcome is not ClaimOutcome.CLAIMED:
+                    if clock() >= give_up:
+                        break
+                    await self._claiming.catch_up(move.plan, reply)
+                    continue
+                considered = reply.second or None
+                chosen_among = len(reply.second) // 10
+                after = moved(move, with_details(before, wish), reply.first, chosen_among, self._clock.now())
+            change = Change(
+                after=after,
+                type=kind_of(before, after),
+                token=None if move is None else token,
+                actor=actor,
+                correlation_id=correlation_id,
+                reason=reason,
+                data=render(after),
+                considered=considered,
+            )
+            if await self._commit(before, change):
+                return after
+            attempts += 1
+        raise Unavailable("repeated attempts at this change came to no answer")
+
+    async def _current(self, org: int, appointment_id: uuid.UUID, versions: frozenset[int] | None) -> Appointment:
+        found = await self._appointments.get(org, appointment_id)
+        if found is None:
+            raise NotFound(f"no appointment {appointment_id}")
+        if versions is not None and found.version not in versions:
+            raise VersionMismatch(f"the appointment is at version {found.version}", details={"version": found.version})
+        return found
+
+    async def _plan(self, before: Appointment, wish: MoveWish) -> MovePlan | None:
+        """Where it would go; None when only what is noted with it changes."""
+        roster = await self._rosters.get(before.org)
+        considered = await self._appointments.last_considered(before.org, before.appointment_id)
+        move = plan_move(before, wish, roster, considered, self._clock.now())
+        if move is not None and before.status is not Status.SCHEDULED:
+            raise StateConflict(
+                f"the appointment is {before.status.value} and cannot be moved",
+                details={"status": before.status.value},
+            )
+        return move
+
+    async def _claim(self, move: MovePlan, token: uuid.UUID) -> ClaimReply:
+        """The gate's reply: claimed, or what there is to catch up with. Raises SlotUnavailable or Unavailable."""
+        plan = move.plan
+        claim = SlotClaim(
+            org=plan.roster.org,
+            version=plan.roster.version,
+            width=plan.roster.width,
+            calendar_number=plan.calendar.number or 0,
+            token=token.hex,
+            placement=plan.placement,
+            zones=plan.zones,
+            strategy=plan.strategy,
+            column=-1 if plan.coach is None else plan.coach.column,
+            turn=token.int & 0xFFFF,
+            idempotency_key=None,
+            own=move.own,
+        )
+        reply = await self._claiming.ask(Admission(plan.roster.org, claim=claim), RateSeen())
+        if reply.outcome is ClaimOutcome.TAKEN:
+            raise await self._claiming.taken(plan, reply.first)
+        if reply.outcome is not ClaimOutcome.CLAIMED and reply.outcome not in LOOK_AGAIN:
+            raise AssertionError(f"the gate answered {reply.outcome} to a move")
+        return reply
+
+    async def _commit(self, before: Appointment, change: Change) -> bool:
+        """Write the change and end its claim; False when it must be looked at again."""
+        after, token = change.after, change.token
+        try:
+            outcome = await self._appointments.change(change)
+        except (OutcomeUnknown, asyncio.CancelledError):
+            # Both times stay taken: which of them is free will be known to the reconciler, not to us.
+            self._metrics.unknown_commits.inc()
+            raise
+        except Exception:
+            if token is not None:
+                await self._settle.free(release_of_new(token.hex, before, after), before, after)
+            raise
+        if outcome is ChangeOutcome.DONE:
+            await self._settle.announce(after, change.type)
+            if token is not None:
+                await self._settle.free(release_of_old(token.hex, before, after), before, after)
+            return True
+        if token is not None:
+            await self._settle.free(release_of_new(token.hex, before, after), before, after)
+        if outcome is ChangeOutcome.TAKEN:
+            # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
+            self._metrics.backstop_conflicts.inc()
+            _log.warning("backstop conflict", coach_id=after.coach_id, start=after.start_time.isoformat())
+            await self._settle.repair(after)
+        return False

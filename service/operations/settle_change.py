@@ -1,0 +1,84 @@
+"""Ending a change that Postgres has: everybody hears of it, and the time it left is free.
+
+Announced first: a crash between the two announces again, never not at all. Whatever Redis cannot be told now
+stays pending there, and the reconciler tells it.
+"""
+
+from __future__ import annotations
+
+from service.claims.gate import Gate
+from service.claims.messages import Release, Settlement
+from service.claims.scripts import ReleaseOutcome
+from service.domain.appointment import Appointment
+from service.domain.event import EventType, heard_by
+from service.domain.grid import Placement
+from service.errors import Unavailable
+from service.logs import get_logger
+from service.metrics import Metrics
+from service.operations.keep_grid import GridKeeper
+
+_log = get_logger("operations.settle_change")
+
+
+class SettleChange:
+    """Tells Redis what became of a change. Never fails: the change is what Postgres says."""
+
+    def __init__(self, *, gate: Gate, keeper: GridKeeper, metrics: Metrics) -> None:
+        self._gate = gate
+        self._keeper = keeper
+        self._metrics = metrics
+
+    async def announce(self, after: Appointment, kind: EventType) -> None:
+        """Tell every destination that must hear of the change."""
+        event = f"{after.org} {after.appointment_id.hex} {after.version}"
+        await self._settle(Settlement(after.org, None, event, tuple(heard_by(kind))))
+
+    async def drop(self, before: Appointment, token: str) -> None:
+        """Forget a noted release whose change was not made, because somebody else's came first.
+
+        What they freed may have been taken for ours meanwhile by a repair that saw the note: it is looked at again.
+        """
+        await self._settle(Settlement(before.org, token, None, ()))
+        await self.repair(before)
+
+    async def free(self, release: Release, *places: Appointment) -> None:
+        """Free the time a token holds. Where Redis has lost it, the coach-days of `places` are put right from Postgres.
+
+        `places` are the states of the appointment whose times the change touched.
+        """
+        try:
+            released = await self._gate.release(release)
+        except Unavailable as problem:
+            self._metrics.unsettled.inc()
+            _log.warning("time not freed", token=release.token, error=problem.message)
+            return
+        if released is not ReleaseOutcome.RELEASED:
+            # A day derived between the loss and the commit shows what was so before.
+            for place in places:
+                await self.repair(place)
+
+    async def repair(self, appointment: Appointment) -> None:
+        """Make the coach-days an appointment shows in what Postgres says."""
+        await self.repair_days(appointment.org, appointment.column, placement_of(appointment), appointment.local_day)
+
+    async def repair_days(self, org: int, column: int, placement: Placement, local_day: int) -> None:
+        """Make the coach-days that a time shows in, and the one it counts on, what Postgres says."""
+        days = sorted({day for day, _, _ in placement.occupied_runs()} | {local_day})
+        try:
+            await self._keeper.repair(org, [column], days)
+        except Unavailable as problem:
+            _log.warning("coach-days not repaired", org=org, column=column, days=days, error=problem.message)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        try:
+            await self._gate.settle(settlement)
+        except Unavailable as problem:
+            self._metrics.unsettled.inc()
+            _log.warning("change not settled", settled_event=settlement.event, error=problem.message)
+
+
+def placement_of(appointment: Appointment) -> Placement:
+    """The cells an appointment takes, with the buffers it was booked with."""
+    plain = Placement.of(appointment.start_time, appointment.end_time)
+    framed = Placement.of(appointment.occupied_start, appointment.occupied_end)
+    return Placement(plain.start, plain.end, framed.start, framed.end)
