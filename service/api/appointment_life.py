@@ -7,12 +7,12 @@ from datetime import datetime
 import orjson
 from sanic.response import HTTPResponse
 
-from service.api.appointments import JSON
+from service.api.appointments import JSON, shown
 from service.api.endpoint import Call, Handler, Route, uuid_of
-from service.api.parsing import email, query_integer, query_time, query_word, timezone_name
+from service.api.parsing import email, query_integer, query_time, query_word, timezone_name, versions_of
 from service.api.shapes import AppointmentHistory, AppointmentPage, AppointmentShape
 from service.db.appointments import AppointmentFilter, PastEvent
-from service.domain.appointment import Appointment, Status, etag_of, render, show_time
+from service.domain.appointment import Status, render, show_time
 from service.domain.calendar import Roster
 from service.domain.event import EventRef
 from service.domain.zones import day_bounds, zone
@@ -89,6 +89,7 @@ class AppointmentLifeRoutes:
             scope="write",
             tag="appointments",
             answer=AppointmentShape,
+            if_match=True,
             errors=(404, 409),
         )
 
@@ -104,9 +105,14 @@ class AppointmentLifeRoutes:
 
     async def confirm(self, call: Call) -> HTTPResponse:
         """POST /api/appointments/{appointment_id}/confirm"""
-        who, appointment_id = call.who, uuid_of(call.path["appointment_id"], "appointment")
-        return _shown(
-            await self._change.confirm(who.org, appointment_id, actor=who.actor, correlation_id=call.correlation_id)
+        return shown(
+            await self._change.confirm(
+                call.who.org,
+                uuid_of(call.path["appointment_id"], "appointment"),
+                actor=call.who.actor,
+                correlation_id=call.correlation_id,
+                versions=versions_of(call.header("if-match")),
+            )
         )
 
     async def complete(self, call: Call) -> HTTPResponse:
@@ -118,10 +124,14 @@ class AppointmentLifeRoutes:
         return await self._finish(call, Status.NO_SHOW)
 
     async def _finish(self, call: Call, status: Status) -> HTTPResponse:
-        who, appointment_id = call.who, uuid_of(call.path["appointment_id"], "appointment")
-        return _shown(
+        return shown(
             await self._change.finish(
-                who.org, appointment_id, status, actor=who.actor, correlation_id=call.correlation_id
+                call.who.org,
+                uuid_of(call.path["appointment_id"], "appointment"),
+                status,
+                actor=call.who.actor,
+                correlation_id=call.correlation_id,
+                versions=versions_of(call.header("if-match")),
             )
         )
 
@@ -130,8 +140,8 @@ class AppointmentLifeRoutes:
         appointment_id = uuid_of(call.path["appointment_id"], "appointment")
         events = await self._look_back.history(call.who.org, appointment_id)
         roster = await self._rosters.get(call.who.org)
-        shown = [_event(event, EventRef(call.who.org, appointment_id, event.sequence), roster) for event in events]
-        return HTTPResponse(orjson.dumps({"history": shown}), content_type=JSON)
+        rows = [_event(event, EventRef(call.who.org, appointment_id, event.sequence), roster) for event in events]
+        return HTTPResponse(orjson.dumps({"history": rows}), content_type=JSON)
 
 
 def _filter(query: dict[str, str], roster: Roster) -> AppointmentFilter:
@@ -167,10 +177,6 @@ def _day(field: str, text: str, name: str) -> tuple[datetime, datetime]:
         return day_bounds(noon.date(), zone(name))
     except ValueError:
         raise InvalidRequest([(field, "is not a date (YYYY-MM-DD)")]) from None
-
-
-def _shown(appointment: Appointment) -> HTTPResponse:
-    return HTTPResponse(render(appointment), 200, {"ETag": etag_of(appointment.version)}, JSON)
 
 
 def _event(event: PastEvent, ref: EventRef, roster: Roster) -> dict[str, object]:

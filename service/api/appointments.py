@@ -1,9 +1,10 @@
-"""Appointments over HTTP: book, look at, cancel."""
+"""Appointments over HTTP: book, look at, move, cancel."""
 
 from __future__ import annotations
 
 import msgspec
 import orjson
+from msgspec import UNSET, UnsetType
 from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route, uuid_of
@@ -16,15 +17,20 @@ from service.api.parsing import (
     instant,
     refuse_nul,
     timezone_name,
+    versions_of,
 )
-from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment
+from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment, MoveAppointmentShape
 from service.domain.appointment import Appointment, etag_of, render
 from service.errors import InvalidRequest
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
+from service.operations.manage_contacts import ManageContacts
+from service.operations.move import MoveAppointment
 from service.operations.plan_booking import BookingRequest
+from service.operations.plan_move import MoveWish
 
 _BOOK = msgspec.json.Decoder(BookAppointment)
+_MOVE = msgspec.json.Decoder(MoveAppointmentShape)
 _CANCEL = msgspec.json.Decoder(CancelAppointment)
 JSON = "application/json"
 
@@ -32,9 +38,11 @@ JSON = "application/json"
 class AppointmentRoutes:
     """Handlers of /api/appointments."""
 
-    def __init__(self, book: Book, change: ChangeAppointment) -> None:
+    def __init__(self, book: Book, change: ChangeAppointment, move: MoveAppointment, contacts: ManageContacts) -> None:
         self._book = book
         self._change = change
+        self._move = move
+        self._contacts = contacts
 
     def routes(self) -> list[Route]:
         """The endpoints."""
@@ -67,6 +75,8 @@ class AppointmentRoutes:
                 answer=AppointmentShape,
                 errors=(404,),
             ),
+            self._replacement("PATCH", one, "change_appointment"),
+            self._replacement("PUT", one, "put_appointment"),
             Route(
                 method="DELETE",
                 path=one,
@@ -77,6 +87,7 @@ class AppointmentRoutes:
                 tag="appointments",
                 body=CancelAppointment,
                 answer=AppointmentShape,
+                if_match=True,
                 errors=(404, 409),
             ),
             Route(
@@ -89,30 +100,48 @@ class AppointmentRoutes:
                 tag="appointments",
                 body=CancelAppointment,
                 answer=AppointmentShape,
+                if_match=True,
                 errors=(404, 409),
             ),
         ]
 
+    def _replacement(self, method: str, path: str, name: str) -> Route:
+        return Route(
+            method=method,
+            path=path,
+            operation_id=name,
+            summary="Move an appointment to another time or coach in one step, or change its notes and metadata",
+            handler=self.move,
+            scope="write",
+            tag="appointments",
+            body=MoveAppointmentShape,
+            body_required=True,
+            answer=AppointmentShape,
+            if_match=True,
+            errors=(404, 409),
+        )
+
     async def book(self, call: Call) -> HTTPResponse:
         """POST /api/appointments"""
-        booked = await self._book(self._booking(call), call.who, call.rate)
+        booked = await self._book(await self._booking(call), call.who, call.rate)
         appointment_id = booked.appointment_id or orjson.loads(booked.body)["appointment_id"]
         headers = {"Location": f"/api/appointments/{appointment_id}", "ETag": etag_of(1)}
         if booked.replayed:
             headers["Idempotent-Replayed"] = "true"
         return HTTPResponse(booked.body, 201, headers, JSON)
 
-    def _booking(self, call: Call) -> BookingRequest:
+    async def _booking(self, call: Call) -> BookingRequest:
         wish = decode_body(call.body, _BOOK)
         for name in ("calendar_id", "contact_email", "contact_name", "notes", "coach_id", "metadata"):
             refuse_nul(getattr(wish, name), name)
         zone = None if wish.timezone is None else timezone_name("timezone", wish.timezone)
+        address, name = await self._contact(call.who.org, wish)
         return BookingRequest(
             calendar_id=wish.calendar_id,
             start_time=instant("start_time", wish.start_time, zone),
             end_time=None if wish.end_time is None else instant("end_time", wish.end_time, zone),
-            contact_email=email("contact_email", wish.contact_email),
-            contact_name=wish.contact_name,
+            contact_email=address,
+            contact_name=name,
             notes=wish.notes,
             timezone=zone,
             coach_id=wish.coach_id,
@@ -121,13 +150,47 @@ class AppointmentRoutes:
             fingerprint=fingerprint_of("POST", "/api/appointments", call.body),
         )
 
+    async def _contact(self, org: int, wish: BookAppointment) -> tuple[str, str | None]:
+        """(address, name) of whom the appointment is for. Raises InvalidRequest or NotFound."""
+        if wish.contact_email is not None:
+            if wish.contact_id is not None:
+                raise InvalidRequest([("contact_id", "is given beside contact_email; one of them names the contact")])
+            return email("contact_email", wish.contact_email), wish.contact_name
+        if wish.contact_id is None:
+            raise InvalidRequest([("contact_email", "is required, or a contact_id")])
+        contact = await self._contacts.get(org, uuid_of(wish.contact_id, "contact"))
+        return contact.email, wish.contact_name if wish.contact_name is not None else contact.name
+
+    async def move(self, call: Call) -> HTTPResponse:
+        """PATCH or PUT /api/appointments/{appointment_id}"""
+        body = decode_body(call.body, _MOVE)
+        for name in ("coach_id", "notes", "metadata"):
+            refuse_nul(msgspec.to_builtins(getattr(body, name)) if getattr(body, name) is not UNSET else None, name)
+        zone = None if isinstance(body.timezone, UnsetType) else timezone_name("timezone", body.timezone)
+        wish = MoveWish(
+            start_time=None if isinstance(body.start_time, UnsetType) else instant("start_time", body.start_time, zone),
+            end_time=None if isinstance(body.end_time, UnsetType) else instant("end_time", body.end_time, zone),
+            coach_id=None if isinstance(body.coach_id, UnsetType) else body.coach_id,
+            notes=body.notes,
+            metadata=body.metadata if isinstance(body.metadata, UnsetType) else _metadata(body.metadata),
+        )
+        changed = await self._move(
+            call.who.org,
+            uuid_of(call.path["appointment_id"], "appointment"),
+            wish,
+            actor=call.who.actor,
+            correlation_id=call.correlation_id,
+            versions=versions_of(call.header("if-match")),
+        )
+        return shown(changed)
+
     async def get(self, call: Call) -> HTTPResponse:
         """GET /api/appointments/{appointment_id}"""
         found = await self._change.get(call.who.org, uuid_of(call.path["appointment_id"], "appointment"))
         etag = etag_of(found.version)
         if call.header("if-none-match") == etag:
             return HTTPResponse(status=304, headers={"ETag": etag})
-        return _shown(found)
+        return shown(found)
 
     async def cancel(self, call: Call) -> HTTPResponse:
         """DELETE /api/appointments/{appointment_id} and POST …/cancel"""
@@ -139,11 +202,13 @@ class AppointmentRoutes:
             reason=wish.reason,
             actor=call.who.actor,
             correlation_id=call.correlation_id,
+            versions=versions_of(call.header("if-match")),
         )
-        return _shown(changed)
+        return shown(changed)
 
 
-def _shown(appointment: Appointment) -> HTTPResponse:
+def shown(appointment: Appointment) -> HTTPResponse:
+    """The answer that shows an appointment, with its version as the entity tag."""
     return HTTPResponse(render(appointment), 200, {"ETag": etag_of(appointment.version)}, JSON)
 
 

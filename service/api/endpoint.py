@@ -91,6 +91,7 @@ class Route:
     status: int = 200
     idempotency: str | None = None
     counts_itself: bool = False
+    if_match: bool = False
     errors: tuple[int, ...] = ()
 
 

@@ -75,6 +75,16 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
             }
         )
+    if route.if_match:
+        parameters.append(
+            {
+                "name": "If-Match",
+                "in": "header",
+                "required": False,
+                "description": "the ETag the change is made from; at another version: 412",
+                "schema": {"type": "string"},
+            }
+        )
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
@@ -104,7 +114,7 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
             name: {"description": about, "schema": {"type": "string"}} for name, about in _HEADERS.items()
         }
     responses = {str(route.status): success}
-    statuses = {*route.errors}
+    statuses = {*route.errors, *((412,) if route.if_match else ())}
     if route.scope is not None:
         statuses |= {400, 401, 403, 429, 500, 503}
     if route.method != "GET":

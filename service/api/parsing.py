@@ -20,6 +20,7 @@ _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"`(?P<field>[^`]+)`")
 _EMAIL = re.compile(r"[^@\s\"<>(),;:\\\[\]]{1,64}@(?:[^@\s.<>(),;:\\\[\]_]{1,63}\.)*[^@\s.<>(),;:\\\[\]_]{1,63}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_VERSION_TAG = re.compile(r'"v(?P<version>[1-9][0-9]{0,8})"')
 _CORRELATION = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 LARGEST_METADATA_BYTES = 16_384
 
@@ -89,6 +90,17 @@ def idempotency_key(headers: Any) -> str | None:
     if not _KEY.fullmatch(key):
         raise InvalidRequest([(name, "must be 1 to 255 visible ASCII characters")])
     return key
+
+
+def versions_of(if_match: str | None) -> frozenset[int] | None:
+    """The versions an `If-Match` header lets a change be made from; None for any.
+
+    A tag that is none of ours, or a weak one, matches nothing.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    found = (_VERSION_TAG.fullmatch(tag.strip()) for tag in if_match.split(","))
+    return frozenset(int(match["version"]) for match in found if match is not None)
 
 
 def correlation_id(text: str | None) -> str | None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -15,17 +15,35 @@ Reason = Annotated[str, Meta(max_length=1000)]
 
 
 class BookAppointment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A wish for an appointment. Times are RFC 3339; one without offset is wall-clock time of `timezone`."""
+    """A wish for an appointment. Times are RFC 3339; one without offset is wall-clock time of `timezone`.
+
+    The contact is named by its address, or by its id.
+    """
 
     calendar_id: Id
     start_time: datetime
     end_time: datetime | None = None
-    contact_email: str
+    contact_email: str | None = None
+    contact_id: Id | None = None
     contact_name: Name | None = None
     notes: Notes | None = None
     timezone: str | None = None
     coach_id: Id | None = None
     metadata: dict[str, Any] = {}
+
+
+class MoveAppointmentShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of an appointment; what is left out stays as it is. Times as in a booking.
+
+    Another time keeps the length unless `end_time` is given, and the coach if that one is free.
+    """
+
+    start_time: datetime | UnsetType = UNSET
+    end_time: datetime | UnsetType = UNSET
+    timezone: str | UnsetType = UNSET
+    coach_id: Id | UnsetType = UNSET
+    notes: Notes | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
 
 
 class CancelAppointment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +63,7 @@ class CalendarEvent(msgspec.Struct, frozen=True, kw_only=True):
     end_time: datetime | None = None
     reason: Reason | None = None
     existing: str | None = None
+    notes: Notes | None = None
 
 
 class Assignment(msgspec.Struct, frozen=True):

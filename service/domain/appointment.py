@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -16,7 +16,7 @@ import msgspec
 import orjson
 
 from service.domain.assignment import reason_of
-from service.errors import StateConflict
+from service.errors import StateConflict, VersionMismatch
 
 
 class Status(StrEnum):
@@ -28,6 +28,9 @@ class Status(StrEnum):
     NO_SHOW = "no_show"
     VOID = "void"
 
+
+# The versions a change may be made from; None for any.
+Versions: TypeAlias = frozenset[int] | None
 
 LIVE = frozenset({Status.SCHEDULED, Status.COMPLETED, Status.NO_SHOW})
 
@@ -108,6 +111,14 @@ def render(appointment: Appointment) -> bytes:
 def etag_of(version: int) -> str:
     """The entity tag of a version."""
     return f'"v{version}"'
+
+
+def check_version(appointment: Appointment, versions: Versions) -> None:
+    """Raise VersionMismatch unless the appointment is at one of the versions (None: any will do)."""
+    if versions is not None and appointment.version not in versions:
+        raise VersionMismatch(
+            f"the appointment is at version {appointment.version}", details={"version": appointment.version}
+        )
 
 
 def become(appointment: Appointment, status: Status, now: datetime) -> Appointment:

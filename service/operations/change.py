@@ -1,4 +1,4 @@
-"""Changing an appointment that exists: cancel and confirm.
+"""Changing the state of an appointment that exists: cancel, confirm, complete, no-show.
 
 A change that frees time is noted in Redis before its commit, under a token of its own that the event records.
 So a crash in between cannot leave the time taken for ever, and a late or repeated release frees nobody else's.
@@ -7,7 +7,7 @@ So a crash in between cannot leave the time taken for ever, and a late or repeat
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import uuid_utils
@@ -16,7 +16,7 @@ from service.claims.gate import Gate
 from service.claims.messages import Release
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
-from service.domain.appointment import Appointment, Status, become, confirm, render
+from service.domain.appointment import Appointment, Status, Versions, become, check_version, confirm, render
 from service.domain.event import EventType
 from service.errors import NotFound, StateConflict, Unavailable
 from service.logs import get_logger
@@ -28,6 +28,28 @@ from service.operations.tracking import TrackedTasks
 ATTEMPTS = 5
 
 _log = get_logger("operations.change")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One change of state: the event it is, the status it leads to (None: confirmed), who made it and why."""
+
+    kind: EventType
+    status: Status | None
+    reason: str | None
+    actor: str
+    correlation_id: str
+    versions: Versions
+
+    def was_made(self, appointment: Appointment) -> bool:
+        """Whether the appointment is so already."""
+        if self.status is not None:
+            return appointment.status is self.status
+        return appointment.status is Status.SCHEDULED and appointment.confirmed_at is not None
+
+    def make(self, appointment: Appointment, now: datetime) -> Appointment:
+        """The appointment after it. Raises StateConflict."""
+        return confirm(appointment, now) if self.status is None else become(appointment, self.status, now)
 
 
 class ChangeAppointment:
@@ -60,66 +82,69 @@ class ChangeAppointment:
         return found
 
     async def cancel(
-        self, org: int, appointment_id: uuid.UUID, *, reason: str | None, actor: str, correlation_id: str
+        self,
+        org: int,
+        appointment_id: uuid.UUID,
+        *,
+        reason: str | None,
+        actor: str,
+        correlation_id: str,
+        versions: Versions = None,
     ) -> Appointment:
         """Cancel; an appointment that is cancelled already is returned as it is.
 
-        Raises NotFound, StateConflict, Unavailable or OutcomeUnknown. Goes on when the caller is cancelled.
+        `versions` are those the change may be made from, None for any. Raises NotFound, VersionMismatch,
+        StateConflict, Unavailable or OutcomeUnknown. Goes on when the caller is cancelled.
         """
-        return await self._tasks.run(
-            self._change(org, appointment_id, EventType.CANCELLED, reason, actor, correlation_id, Status.CANCELLED)
-        )
+        step = _Step(EventType.CANCELLED, Status.CANCELLED, reason, actor, correlation_id, versions)
+        return await self._tasks.run(self._change(org, appointment_id, step))
 
-    async def confirm(self, org: int, appointment_id: uuid.UUID, *, actor: str, correlation_id: str) -> Appointment:
+    async def confirm(
+        self, org: int, appointment_id: uuid.UUID, *, actor: str, correlation_id: str, versions: Versions = None
+    ) -> Appointment:
         """Record that the contact confirmed; one confirmed already is returned as it is. Raises like `cancel`."""
-        return await self._tasks.run(
-            self._change(org, appointment_id, EventType.CONFIRMED, None, actor, correlation_id, None)
-        )
+        step = _Step(EventType.CONFIRMED, None, None, actor, correlation_id, versions)
+        return await self._tasks.run(self._change(org, appointment_id, step))
 
     async def finish(
-        self, org: int, appointment_id: uuid.UUID, status: Status, *, actor: str, correlation_id: str
+        self,
+        org: int,
+        appointment_id: uuid.UUID,
+        status: Status,
+        *,
+        actor: str,
+        correlation_id: str,
+        versions: Versions = None,
     ) -> Appointment:
         """Record how it ended: completed or no_show; one that ended so already is returned as it is.
 
         Its time stays taken. Raises like `cancel`.
         """
         kind = EventType.COMPLETED if status is Status.COMPLETED else EventType.NO_SHOW
-        return await self._tasks.run(self._change(org, appointment_id, kind, None, actor, correlation_id, status))
+        step = _Step(kind, status, None, actor, correlation_id, versions)
+        return await self._tasks.run(self._change(org, appointment_id, step))
 
-    async def _change(
-        self,
-        org: int,
-        appointment_id: uuid.UUID,
-        kind: EventType,
-        reason: str | None,
-        actor: str,
-        correlation_id: str,
-        status: Status | None,
-    ) -> Appointment:
-        step: Callable[[Appointment, datetime], Appointment] = (
-            confirm if status is None else lambda appointment, now: become(appointment, status, now)
-        )
+    async def _change(self, org: int, appointment_id: uuid.UUID, step: _Step) -> Appointment:
         for _ in range(ATTEMPTS):
             before = await self.get(org, appointment_id)
-            if before.status is status or (
-                kind is EventType.CONFIRMED and before.status is Status.SCHEDULED and before.confirmed_at is not None
-            ):
+            check_version(before, step.versions)
+            if step.was_made(before):
                 return before
-            after = step(before, self._clock.now())
-            token = uuid.UUID(int=uuid_utils.uuid7().int) if status is Status.CANCELLED else None
+            after = step.make(before, self._clock.now())
+            token = uuid.UUID(int=uuid_utils.uuid7().int) if step.status is Status.CANCELLED else None
             if token is not None:
                 await self._note_release(before, token)
             change = Change(
                 after=after,
-                type=kind,
+                type=step.kind,
                 token=token,
-                actor=actor,
-                correlation_id=correlation_id,
-                reason=reason,
+                actor=step.actor,
+                correlation_id=step.correlation_id,
+                reason=step.reason,
                 data=render(after),
             )
             if await self._appointments.change(change) is ChangeOutcome.DONE:
-                await self._settle.announce(after, kind)
+                await self._settle.announce(after, step.kind)
                 if token is not None:
                     release = Release(org, token.hex, placement_of(before), before.local_day)
                     await self._settle.free(release, before)

@@ -17,8 +17,8 @@ from service.claims.messages import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
-from service.domain.appointment import Appointment, Status, render
-from service.errors import NotFound, OutcomeUnknown, StateConflict, Unavailable, VersionMismatch
+from service.domain.appointment import Appointment, Status, Versions, check_version, render
+from service.errors import NotFound, OutcomeUnknown, StateConflict, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
@@ -72,7 +72,7 @@ class MoveAppointment:
         *,
         actor: str,
         correlation_id: str,
-        versions: frozenset[int] | None = None,
+        versions: Versions = None,
         reason: str | None = None,
     ) -> Appointment:
         """The appointment after the change; as it was when the wish changes nothing.
@@ -97,7 +97,7 @@ class MoveAppointment:
         wish: MoveWish,
         actor: str,
         correlation_id: str,
-        versions: frozenset[int] | None,
+        versions: Versions,
         reason: str | None,
     ) -> Appointment:
         attempts = 0
@@ -137,12 +137,11 @@ class MoveAppointment:
             attempts += 1
         raise Unavailable("repeated attempts at this change came to no answer")
 
-    async def _current(self, org: int, appointment_id: uuid.UUID, versions: frozenset[int] | None) -> Appointment:
+    async def _current(self, org: int, appointment_id: uuid.UUID, versions: Versions) -> Appointment:
         found = await self._appointments.get(org, appointment_id)
         if found is None:
             raise NotFound(f"no appointment {appointment_id}")
-        if versions is not None and found.version not in versions:
-            raise VersionMismatch(f"the appointment is at version {found.version}", details={"version": found.version})
+        check_version(found, versions)
         return found
 
     async def _plan(self, before: Appointment, wish: MoveWish) -> MovePlan | None:
