@@ -126,9 +126,9 @@ async def expire_pending(services: Services) -> None:
         entries: dict[bytes, bytes] = await services.redis.hgetall(keys.pending)  # type: ignore[misc]
         for token, packed in entries.items():
             parts = [bytes(part) for part in msgspec.msgpack.decode(packed, type=list[msgspec.Raw])]
-            assert len(parts) < 16
             parts[1] = msgspec.msgpack.encode(1)
-            expired = bytes([0x90 | len(parts)]) + b"".join(parts)
+            head = bytes([0x90 | len(parts)]) if len(parts) < 16 else b"\xdc" + len(parts).to_bytes(2, "big")
+            expired = head + b"".join(parts)
             await services.redis.hset(keys.pending, token.decode(), expired)  # type: ignore[misc]
 
 

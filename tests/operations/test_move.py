@@ -1,0 +1,257 @@
+"""A move cut off at any point ends as what Postgres says, and in between both its times are held."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+from unittest.mock import AsyncMock
+from uuid import UUID
+
+import orjson
+import pytest
+
+from service.app import Services
+from service.claims.messages import Release
+from service.claims.scripts import ReleaseOutcome
+from service.db.appointments import Change, ChangeOutcome
+from service.domain.appointment import Appointment, Status
+from service.domain.event import EventType
+from service.errors import OutcomeUnknown, SlotUnavailable, StateConflict, Unavailable
+from service.operations.claiming import RateSeen
+from service.operations.plan_move import MoveWish
+from service.operations.settle_change import placement_of
+from tests.operations import steps
+from tests.wishes import caller, free_starts, wish
+
+WHO = {"actor": "tests", "correlation_id": "corr-1"}
+
+
+@pytest.fixture
+async def booked(services: Services, org: int) -> Appointment:
+    """An appointment of coach-4, whom nobody else competes with in cal-2 at that time."""
+    start = (await free_starts(services, org, "cal-2"))[10]
+    answer = await services.book(wish(start, "cal-2", coach_id="coach-4"), caller(org), RateSeen())
+    found = await services.appointments.get(org, UUID(orjson.loads(answer.body)["appointment_id"]))
+    assert found is not None
+    return found
+
+
+def later(appointment: Appointment, minutes: int = 120) -> MoveWish:
+    """The same length, later."""
+    return MoveWish(start_time=appointment.start_time + timedelta(minutes=minutes))
+
+
+async def held(services: Services, org: int, *starts: datetime) -> list[bool]:
+    """Whether coach-4 is refused to others at each start."""
+    roster = await services.rosters.get(org)
+    coach, calendar = roster.coach("coach-4"), roster.calendar("cal-2")
+    found: list[bool] = []
+    for start in starts:
+        free = await services.availability(roster, calendar, coach, start, start + timedelta(minutes=5))
+        found.append(free.total == 0)
+    return found
+
+
+async def died(services: Services, booked: Appointment, wish: MoveWish, where: str, monkeypatch: Any) -> None:
+    """A move whose process died: before its commit, after it, or after it was announced."""
+    store, gate = services.appointments, services.gate
+    died = asyncio.CancelledError()
+    with monkeypatch.context() as patch:
+        if where == "before the commit":
+            patch.setattr(store, "change", AsyncMock(side_effect=died))
+        elif where == "after the commit":
+            patch.setattr(gate, "settle", AsyncMock(side_effect=died))
+        else:
+            patch.setattr(gate, "release", AsyncMock(side_effect=died))
+        with pytest.raises(asyncio.CancelledError):
+            await services.move(booked.org, booked.appointment_id, wish, **WHO)
+
+
+@pytest.mark.parametrize("where", ["before the commit", "after the commit", "after it was announced"])
+@pytest.mark.parametrize(
+    ("minutes", "other_coach"), [(15, False), (120, False), (120, True), (24 * 60 * 7, False), (24 * 60 * 7, True)]
+)
+async def test_a_move_that_was_cut_off_is_ended_by_what_postgres_says(
+    services: Services, org: int, booked: Appointment, where: str, minutes: int, other_coach: bool, monkeypatch: Any
+) -> None:
+    if other_coach:
+        asked = wish(booked.start_time + timedelta(minutes=minutes), "cal-2", person=1, coach_id="coach-4")
+        await services.book(asked, caller(org), RateSeen())
+    await died(services, booked, later(booked, minutes), where, monkeypatch)
+    assert await steps.differences(services, org) == 0, "what is pending is part of the grid"
+    assert await services.reconcile() == 0, "before its deadline a move is left alone"
+    after_start = booked.start_time + timedelta(minutes=minutes)
+    assert await held(services, org, booked.start_time, after_start) == [True, True]
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    now = await services.appointments.get(org, booked.appointment_id)
+    assert now is not None
+    if where == "before the commit":
+        assert now == booked
+        assert await held(services, org, booked.start_time) == [True]
+        assert await held(services, org, after_start) == [minutes == 15 or other_coach]
+    else:
+        assert (now.start_time, now.version) == (after_start, 2)
+        assert (now.column != booked.column) is other_coach
+        told = f"{org} {booked.appointment_id.hex} 2"
+        assert told in await steps.announced(services)
+        assert told in await steps.announced(services, "calendar-blocks")
+        assert await held(services, org, booked.start_time) == [minutes == 15 and not other_coach]
+    assert await steps.differences(services, org) == 0
+    (finding,) = [found for found in await services.rebuild.verify(lambda _: None) if found.organization == "demo"]
+    assert finding.holds, finding
+
+
+@pytest.mark.parametrize("lost", ["its claim", "everything"])
+async def test_redis_lost_while_a_move_is_committed_is_put_right(
+    services: Services, org: int, booked: Appointment, lost: str, monkeypatch: Any
+) -> None:
+    store = services.appointments
+    change = store.change
+
+    async def lose(wanted: Change) -> ChangeOutcome:
+        # Days made anew in between know nothing of the move.
+        if lost == "everything":
+            await services.redis.flushall()
+        else:
+            for keys in services.shards.all:
+                await services.redis.delete(keys.pending)
+        days = sorted({part.day for part in placement_of(booked).segments()})
+        await services.grid.forget_days(org, range(days[0], days[-1] + 1))
+        await services.rosters.publish(await services.rosters.get(org))
+        await services.keeper.derive(org, days)
+        return await change(wanted)
+
+    monkeypatch.setattr(store, "change", lose)
+    after = await services.move(org, booked.appointment_id, later(booked, 30), **WHO)
+    assert after.version == 2
+    assert await held(services, org, booked.start_time, after.start_time) == [True, True], "45 minutes, moved by 30"
+    assert await steps.differences(services, org) == 0
+
+
+async def test_what_the_grid_does_not_show_is_refused_by_the_constraint_and_repaired(
+    services: Services, org: int, booked: Appointment
+) -> None:
+    other = wish(booked.start_time + timedelta(minutes=120), "cal-2", person=1, coach_id="coach-4")
+    await services.book(other, caller(org), RateSeen())
+    # The grid forgets the other one: rolled back, say.
+    roster = await services.rosters.get(org)
+    width = roster.width
+    for part in placement_of(booked).segments():
+        plane = services.shards.of(org).occupied(org, part.day)
+        await services.redis.set(plane, bytes(288 * width), keepttl=True)
+    before = services.metrics.backstop_conflicts._value.get()
+    moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert moved.coach_id != "coach-4"
+    assert services.metrics.backstop_conflicts._value.get() == before + 1
+    assert await services.grid.pending() == {}
+    with pytest.raises(SlotUnavailable):
+        await services.move(org, booked.appointment_id, MoveWish(coach_id="coach-4"), **WHO)
+
+
+@pytest.mark.parametrize(
+    ("problem", "pending"),
+    [(Unavailable("away"), 0), (OutcomeUnknown("lost"), 1), (RuntimeError("a fault of ours"), 0)],
+)
+async def test_what_was_not_written_holds_nothing_and_what_is_not_known_holds_both(
+    services: Services, org: int, booked: Appointment, problem: Exception, pending: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(services.appointments, "change", AsyncMock(side_effect=problem))
+    with pytest.raises(type(problem)):
+        await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert len(await services.grid.pending()) == pending
+    assert await held(services, org, booked.start_time, later(booked).start_time or booked.start_time) == [
+        True,
+        bool(pending),
+    ]
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_cancellation_that_comes_first_leaves_nothing_taken(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    store = services.appointments
+    change = store.change
+
+    async def cancel_first(wanted: Change) -> ChangeOutcome:
+        if wanted.type is EventType.RESCHEDULED:
+            await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+        return await change(wanted)
+
+    monkeypatch.setattr(store, "change", cancel_first)
+    with pytest.raises(StateConflict):
+        await services.move(org, booked.appointment_id, later(booked, 15), **WHO)
+    now = await services.appointments.get(org, booked.appointment_id)
+    assert now is not None
+    assert now.status is Status.CANCELLED
+    starts = [booked.start_time + timedelta(minutes=m) for m in (-30, 0, 15, 30)]
+    assert await held(services, org, *starts) == [False] * 4
+    assert await services.grid.pending() == {}
+    assert await services.grid.deficits(org, 6) == [0] * 6
+
+
+async def test_a_note_of_a_cancellation_that_came_second_leaves_nothing_taken(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    store = services.appointments
+    change = store.change
+    second: list[bool] = []
+
+    async def race(wanted: Change) -> ChangeOutcome:
+        if not second:
+            second.append(True)
+            await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+            # A repair that sees the note of the one that lost takes its time for taken.
+            await services.keeper.repair(org, [booked.column], [booked.local_day])
+        return await change(wanted)
+
+    monkeypatch.setattr(store, "change", race)
+    await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+    assert await held(services, org, booked.start_time) == [False]
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_late_end_of_a_move_frees_nothing_of_whoever_came_after(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    noted: list[Release] = []
+    gate = services.gate
+    release = gate.release
+
+    async def note(wanted: Release) -> ReleaseOutcome:
+        noted.append(wanted)
+        return await release(wanted)
+
+    monkeypatch.setattr(gate, "release", note)
+    await services.move(org, booked.appointment_id, later(booked), **WHO)
+    again = wish(booked.start_time, "cal-2", person=2, coach_id="coach-4")
+    await services.book(again, caller(org), RateSeen())
+    assert await release(noted[0]) is ReleaseOutcome.ABSENT
+    assert await held(services, org, booked.start_time) == [True]
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_lost_answer_to_a_move_is_asked_for_again(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    database = services.database
+    write = database.write
+    lost: list[str] = []
+
+    async def lose(name: str, *arguments: Any) -> list[Any]:
+        rows = await write(name, *arguments)
+        if name == "change_appointment" and not lost:
+            lost.append(name)
+            raise OutcomeUnknown("lost")
+        return rows
+
+    monkeypatch.setattr(database, "write", lose)
+    after = await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert lost
+    assert after == await services.appointments.get(org, booked.appointment_id)
+    assert after.version == 2
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
