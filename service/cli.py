@@ -16,8 +16,11 @@ import click
 
 from service.app import Services, default_slot, open_services
 from service.config import Settings
+from service.db.organizations import OrganizationRecord, OrganizationStore
 from service.errors import BookingError, ConfigurationError
 from service.logs import configure_logging
+from service.operations.create_organization import CreateOrganization
+from service.operations.seed_clinic import APPOINTMENTS, CLINIC, STEPS, SeedClinic
 
 SCOPES = ("read", "write", "admin")
 
@@ -165,9 +168,13 @@ def migrate() -> None:
 
 
 @main.command()
+@click.option("--clinic", is_flag=True, help="Load a clinic into an organization of its own instead.")
 @plain_errors
-def seed() -> None:
+def seed(clinic: bool) -> None:
     """Load the sample data, once."""
+    if clinic:
+        with_services(_seed_clinic)
+        return
     from service.db.connection import Database
     from service.db.sample import load_sample
 
@@ -182,6 +189,42 @@ def seed() -> None:
             await database.close()
 
     click.echo("sample data loaded" if asyncio.run(run()) else "the sample data was there already")
+
+
+async def _seed_clinic(services: Services) -> None:
+    with click.progressbar(length=STEPS, label="loading the clinic", file=sys.stderr) as bar:
+        added = await clinic_of(services)(lambda: bar.update(1))
+    if added:
+        click.echo(f"the clinic and its {APPOINTMENTS} appointments are loaded, in the organization {CLINIC}")
+    else:
+        click.echo("the clinic was there already")
+
+
+def clinic_of(services: Services) -> SeedClinic:
+    """The operation that loads the clinic."""
+    from service.db.people import PeopleStore
+    from service.operations.change_roster import ChangeRoster
+    from service.operations.manage_calendars import ManageCalendars
+    from service.operations.manage_coaches import ManageCoaches
+    from service.operations.manage_contacts import ManageContacts
+
+    people, tasks = PeopleStore(services.database), services.tasks
+    change = ChangeRoster(
+        people, rosters=services.rosters, keeper=services.keeper, grid=services.grid, clock=services.clock
+    )
+    return SeedClinic(
+        create=CreateOrganization(OrganizationStore(services.database), services.rosters),
+        coaches=ManageCoaches(people, change, tasks),
+        calendars=ManageCalendars(people, change, tasks),
+        contacts=ManageContacts(people, tasks),
+        roster_store=services.roster_store,
+        rosters=services.rosters,
+        availability=services.availability,
+        appointments=services.appointments,
+        book=services.book,
+        change=services.change,
+        clock=services.clock,
+    )
 
 
 @main.command()
@@ -233,20 +276,79 @@ def keys() -> None:
 @plain_errors
 def create_key(name: str, scopes: str, rate_limit: int | None, organization: str | None) -> None:
     """Make a key and print it, once: only its hash is kept."""
-    wanted = frozenset(word.strip() for word in scopes.split(",") if word.strip())
-    if not wanted or not wanted <= set(SCOPES):
-        raise click.BadParameter(f"some of {', '.join(SCOPES)}", param_hint="--scopes")
+    wanted = _scopes(scopes)
 
     async def run(services: Services) -> None:
         owner = organization or services.settings.default_organization
         org = await services.roster_store.organization(owner)
         if org is None:
             raise ConfigurationError(f"there is no organization {owner!r}")
-        key = f"bk_{secrets.token_urlsafe(32)}"
-        await services.keys.add(org, key, name, wanted, rate_limit)
-        click.echo(key)
+        await _print_new_key(services, org, name, wanted, rate_limit)
 
     with_services(run)
+
+
+@main.group("org")
+def organizations() -> None:
+    """Organizations: each has its own coaches, calendars, contacts, appointments and keys."""
+
+
+@organizations.command("create")
+@click.option("--name", required=True, help="1 to 64 of a-z, 0-9 and -, beginning with a letter.")
+@click.option("--with-key", is_flag=True, help="Make a key for it too and print it, once.")
+@click.option("--key-name", help="What that key is called in events and logs; default admin.")
+@click.option("--scopes", help=f"Some of {','.join(SCOPES)}, with commas between; default all of them.")
+@click.option("--rate-limit", type=click.IntRange(0), help="Requests a window of that key; 0 for no limit.")
+@plain_errors
+def create_organization(
+    name: str, with_key: bool, key_name: str | None, scopes: str | None, rate_limit: int | None
+) -> None:
+    """Make an organization that can be used at once, and print it; naming anything of a key makes that too."""
+    wanted = _scopes(",".join(SCOPES) if scopes is None else scopes)
+    with_key = with_key or key_name is not None or scopes is not None or rate_limit is not None
+
+    async def run(services: Services) -> None:
+        made = await CreateOrganization(OrganizationStore(services.database), services.rosters)(name)
+        click.echo(_shown(made))
+        if with_key:
+            await _print_new_key(services, made.org, key_name or "admin", wanted, rate_limit)
+
+    with_services(run)
+
+
+@organizations.command("list")
+@plain_errors
+def list_organizations() -> None:
+    """Print every organization."""
+
+    async def run(services: Services) -> None:
+        for found in await OrganizationStore(services.database).all():
+            click.echo(_shown(found))
+
+    with_services(run)
+
+
+def _shown(found: OrganizationRecord) -> str:
+    return (
+        f"{found.name}: {found.coaches} coaches, {found.calendars} calendars, {found.keys} keys, "
+        f"since {found.created_at:%Y-%m-%d}"
+    )
+
+
+def _scopes(text: str) -> frozenset[str]:
+    """The scopes named with commas between. Raises BadParameter."""
+    wanted = frozenset(word.strip() for word in text.split(",") if word.strip())
+    if not wanted or not wanted <= set(SCOPES):
+        raise click.BadParameter(f"some of {', '.join(SCOPES)}", param_hint="--scopes")
+    return wanted
+
+
+async def _print_new_key(
+    services: Services, org: int, name: str, scopes: frozenset[str], rate_limit: int | None
+) -> None:
+    key = f"bk_{secrets.token_urlsafe(32)}"
+    await services.keys.add(org, key, name, scopes, rate_limit)
+    click.echo(key)
 
 
 def _with_servers(settings: Settings) -> Settings:

@@ -23,17 +23,21 @@ from service.api.coach_schedules import CoachScheduleRoutes
 from service.api.coaches import CoachRoutes
 from service.api.contacts import ContactRoutes
 from service.api.endpoint import Edge, Route
+from service.api.explain import ExplainRoutes
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
 from service.api.openapi import document
 from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
+from service.api.time_off import TimeOffRoutes
 from service.api.webhooks import WebhookRoutes
 from service.app import Services, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
 from service.config import Settings
+from service.db.explain import HindranceStore
 from service.db.people import PeopleStore
+from service.db.time_off import TimeOffStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
 from service.domain.schedule import Window
@@ -45,6 +49,7 @@ from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
 from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
+from service.operations.explain_availability import ExplainAvailability
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
@@ -52,6 +57,7 @@ from service.operations.manage_contacts import ManageContacts
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.take_turns import TakeTurns
+from service.operations.time_off import TimeOff
 from service.operations.watch_grid import WatchGrid
 from service.outside.auth_service import AuthService
 from service.outside.breaker import Breaker
@@ -104,7 +110,13 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     operations = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
     routes = [
         *AvailabilityRoutes(edge, services.availability, services.rosters, services.clock).routes(),
-        *AppointmentRoutes(services.book, services.change).routes(),
+        *ExplainRoutes(edge, _explain(services), services.rosters).routes(),
+        *AppointmentRoutes(
+            services.book,
+            services.change,
+            services.move,
+            ManageContacts(PeopleStore(services.database), services.tasks),
+        ).routes(),
         *AppointmentLifeRoutes(services.change, LookBack(services.appointments), services.rosters).routes(),
         *WebhookRoutes(
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
@@ -121,6 +133,11 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     return edge, routes
 
 
+def _explain(services: Services) -> ExplainAvailability:
+    hindrances = HindranceStore(services.database)
+    return ExplainAvailability(services.availability, services.roster_store, hindrances, services.clock)
+
+
 def _people_routes(services: Services, edge: Edge) -> list[Route]:
     """The endpoints of coaches, calendars and contacts."""
     people = PeopleStore(services.database)
@@ -135,7 +152,24 @@ def _people_routes(services: Services, edge: Edge) -> list[Route]:
         *CoachScheduleRoutes(coaches, edge, services.availability, services.rosters).routes(),
         *CalendarRoutes(ManageCalendars(people, change, services.tasks), default_slot(settings)).routes(),
         *ContactRoutes(ManageContacts(people, services.tasks)).routes(),
+        *TimeOffRoutes(build_time_off(services)).routes(),
     ]
+
+
+def build_time_off(services: Services) -> TimeOff:
+    """Time off of coaches, for the API and for events of the external calendar."""
+    return TimeOff(
+        people=PeopleStore(services.database),
+        periods=TimeOffStore(services.database),
+        change=services.change,
+        move=services.move,
+        grid=services.grid,
+        keeper=services.keeper,
+        rosters=services.rosters,
+        tasks=services.tasks,
+        clock=services.clock,
+        claim_ttl_ms=services.settings.claim_ttl_ms,
+    )
 
 
 def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate | None:
@@ -216,7 +250,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         roster_store=services.roster_store,
         keeper=services.keeper,
         watch_grid=WatchGrid(services.roster_store, services.rosters, services.keeper, services.clock),
-        apply_event=ApplyCalendarEvent(services.change),
+        apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
         reconcile=services.reconcile,
         sync_calendars=calendar_fetches(services, calendar),
         times=WorkerTimes.of(

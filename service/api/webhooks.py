@@ -9,12 +9,14 @@ import orjson
 from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route, uuid_of
-from service.api.parsing import decode_body, idempotency_key, refuse_nul
+from service.api.parsing import decode_body, idempotency_key, instant, refuse_nul
 from service.api.shapes import CalendarEvent, EventAccepted, EventState
 from service.db.deliveries import IncomingStore
 from service.errors import InvalidRequest, NotFound
 from service.operations.accept_calendar_event import AcceptCalendarEvent
+from service.operations.time_off import check_period
 from service.operations.tracking import TrackedTasks
+from service.operations.treat_appointments import Existing
 
 _DECODER = msgspec.json.Decoder(CalendarEvent)
 _WHOLE = msgspec.json.Decoder(dict[str, Any])  # fields nobody reads are kept, so they must be sound too
@@ -104,26 +106,47 @@ class WebhookRoutes:
 
 
 def _check(event: CalendarEvent) -> None:
-    """Raise InvalidRequest for an unknown type or a missing field of its type."""
+    """Raise InvalidRequest for an unknown type, a missing field of its type, or one that cannot be."""
     kind = event.event_type
     if kind in _OF_APPOINTMENT:
-        if event.appointment_id is None:
-            raise InvalidRequest([("appointment_id", f"is required by {kind}")])
-        try:
-            uuid_of(event.appointment_id, "appointment")
-        except NotFound:
-            raise InvalidRequest([("appointment_id", "is not an appointment's id")]) from None
-        return
-    if kind not in _OF_COACH:
+        _check_appointment(event)
+    elif kind in _OF_COACH:
+        _check_coach(event)
+    else:
         known = ", ".join(sorted(_OF_APPOINTMENT | _OF_COACH))
         raise InvalidRequest([("event_type", f"must be one of {known}")])
+
+
+def _check_appointment(event: CalendarEvent) -> None:
+    if event.appointment_id is None:
+        raise InvalidRequest([("appointment_id", f"is required by {event.event_type}")])
+    try:
+        uuid_of(event.appointment_id, "appointment")
+    except NotFound:
+        raise InvalidRequest([("appointment_id", "is not an appointment's id")]) from None
+    if event.event_type == "appointment.updated":
+        _check_times(event)
+
+
+def _check_coach(event: CalendarEvent) -> None:
     for name in ("coach_id", "start_time", "end_time"):
         if getattr(event, name) is None:
-            raise InvalidRequest([(name, f"is required by {kind}")])
-    for name in ("start_time", "end_time"):
-        if getattr(event, name).tzinfo is None:
+            raise InvalidRequest([(name, f"is required by {event.event_type}")])
+    _check_times(event)
+    if event.existing not in (None, *Existing):
+        raise InvalidRequest([("existing", "must be one of " + ", ".join(Existing))])
+
+
+def _check_times(event: CalendarEvent) -> None:
+    """Times, where there are any, are instants and in order; a period of time off is no longer than may be."""
+    times = {name: getattr(event, name) for name in ("start_time", "end_time")}
+    for name, value in times.items():
+        if value is not None and value.tzinfo is None:
             raise InvalidRequest([(name, "needs an offset")])
-    if event.start_time is not None and event.end_time is not None and event.start_time >= event.end_time:
+    start, end = (None if value is None else instant(name, value, None) for name, value in times.items())
+    if start is None or end is None:
+        return
+    if event.event_type == "coach.unavailable":
+        check_period(start, end)
+    elif end <= start:
         raise InvalidRequest([("end_time", "must be after start_time")])
-    if event.existing not in (None, "reassign", "cancel", "keep"):
-        raise InvalidRequest([("existing", "must be one of reassign, cancel, keep")])

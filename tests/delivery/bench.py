@@ -27,6 +27,7 @@ from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
+from service.processes import build_time_off
 from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"
@@ -99,7 +100,7 @@ class Bench:
             roster_store=s.roster_store,
             keeper=s.keeper,
             watch_grid=WatchGrid(s.roster_store, s.rosters, s.keeper, s.clock),
-            apply_event=ApplyCalendarEvent(s.change),
+            apply_event=ApplyCalendarEvent(s.change, s.move, build_time_off(s)),
             reconcile=s.reconcile,
             sync_calendars=self.sync(calendar),
             times=WorkerTimes(policy=policy, reclaim_idle_ms=idle_ms, reconcile_s=0.2, calendar_sync_s=0),

@@ -14,6 +14,11 @@ from service.operations.accept_calendar_event import AcceptCalendarEvent
 from tests.delivery.bench import Bench
 from tests.servers import eventually
 
+PERIOD = {"start_time": "2190-01-06T10:00:00Z", "end_time": "2190-01-06T12:00:00Z"}
+PAST = {"start_time": "2020-01-06T10:00:00Z", "end_time": "2020-01-06T12:00:00Z"}
+EXISTING = "existing: must be one of reassign, cancel, keep"
+ORDER = "end_time: must be after start_time"
+
 
 @pytest.fixture
 def accept(bench: Bench) -> AcceptCalendarEvent:
@@ -98,7 +103,16 @@ async def test_two_events_that_want_the_same_are_both_processed(bench: Bench, ac
 @pytest.mark.parametrize(
     ("event_type", "body", "error"),
     [
-        ("coach.available", {"coach_id": "coach-1"}, "event_type: coach.available is not supported yet"),
+        ("coach.vanished", {"coach_id": "coach-1"}, "event_type: coach.vanished is not known"),
+        ("coach.available", {"coach_id": "coach-1"}, "start_time: is missing"),
+        ("coach.unavailable", {"coach_id": "coach-1", **PERIOD, "existing": "explode"}, EXISTING),
+        ("coach.unavailable", {"coach_id": "coach-1", **PERIOD, "end_time": "soon"}, "end_time: is not a time"),
+        ("coach.unavailable", {"coach_id": "coach-1", **PERIOD, "end_time": PERIOD["start_time"]}, ORDER),
+        ("coach.unavailable", {"coach_id": "coach-1", **PAST}, "end_time: is in the past"),
+        ("coach.unavailable", {"coach_id": "nobody", **PERIOD}, "no coach 'nobody'"),
+        ("coach.available", {"coach_id": "nobody", **PERIOD}, "no coach 'nobody'"),
+        ("appointment.updated", {"appointment_id": str(UUID(int=5))}, f"no appointment {UUID(int=5)}"),
+        ("appointment.completed", {"appointment_id": str(UUID(int=5))}, f"no appointment {UUID(int=5)}"),
         ("appointment.cancelled", {}, "appointment_id: is missing"),
         ("appointment.cancelled", {"appointment_id": "apt-1"}, "appointment_id: is not an appointment's id"),
         ("appointment.confirmed", {"appointment_id": str(UUID(int=5))}, f"no appointment {UUID(int=5)}"),

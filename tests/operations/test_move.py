@@ -24,7 +24,7 @@ from service.operations.settle_change import placement_of
 from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
 
-WHO = {"actor": "tests", "correlation_id": "corr-1"}
+WHO: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
 
 
 @pytest.fixture
