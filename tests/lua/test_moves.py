@@ -67,11 +67,6 @@ def refused(move: SlotClaim, column: int) -> Release:
     )
 
 
-async def occupied(world: World) -> dict[int, bytes | None]:
-    """The occupied planes around the day."""
-    return {day: await world.redis.get(world.keys.occupied(ORG, day)) for day in (DAY - 1, DAY, DAY + 1)}
-
-
 TIMES = [
     pytest.param(at(NOON), at(NOON + 3), id="onto its own time"),
     pytest.param(at(NOON, before=2, after=2), at(NOON, 12, before=1, after=6), id="longer"),
