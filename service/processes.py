@@ -23,6 +23,7 @@ from service.api.coach_schedules import CoachScheduleRoutes
 from service.api.coaches import CoachRoutes
 from service.api.contacts import ContactRoutes
 from service.api.endpoint import Edge, Route
+from service.api.events import EventRoutes
 from service.api.explain import ExplainRoutes
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
@@ -36,6 +37,7 @@ from service.claims.connection import connect
 from service.claims.lease import Leases
 from service.config import Settings
 from service.db.explain import HindranceStore
+from service.db.feed import EventFeed
 from service.db.people import PeopleStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
@@ -123,6 +125,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
             services.incoming,
             services.tasks,
         ).routes(),
+        *EventRoutes(EventFeed(services.database)).routes(),
         *CoachRoutes(
             ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
         ).routes(),
