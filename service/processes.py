@@ -39,6 +39,7 @@ from service.config import Settings
 from service.db.explain import HindranceStore
 from service.db.feed import EventFeed
 from service.db.people import PeopleStore
+from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
@@ -249,6 +250,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         calendar=calendar,
         deliveries=services.deliveries,
         incoming=services.incoming,
+        sweep_store=SweepStore(services.database),
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,
