@@ -22,6 +22,7 @@ from service.api.availability import AvailabilityRoutes
 from service.api.coach_schedules import CoachScheduleRoutes
 from service.api.coaches import CoachRoutes
 from service.api.contacts import ContactRoutes
+from service.api.deliveries import DeliveryRoutes
 from service.api.endpoint import Edge, Route
 from service.api.events import EventRoutes
 from service.api.explain import ExplainRoutes
@@ -36,9 +37,11 @@ from service.app import Services, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
 from service.config import Settings
+from service.db.delivery_log import DeliveryLog
 from service.db.explain import HindranceStore
 from service.db.feed import EventFeed
 from service.db.people import PeopleStore
+from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
@@ -53,6 +56,7 @@ from service.operations.authenticate import Authenticate, Permit, Validate
 from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
 from service.operations.explain_availability import ExplainAvailability
+from service.operations.look_at_deliveries import LookAtDeliveries
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
@@ -127,6 +131,9 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
             services.tasks,
         ).routes(),
         *EventRoutes(EventFeed(services.database)).routes(),
+        *DeliveryRoutes(
+            LookAtDeliveries(DeliveryLog(services.database), services.destinations, services.tasks)
+        ).routes(),
         *CoachRoutes(
             ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
         ).routes(),
@@ -251,6 +258,8 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         deliveries=services.deliveries,
         incoming=services.incoming,
         sweep_store=SweepStore(services.database),
+        replay_store=ReplayStore(services.database),
+        all_destinations=services.destinations,
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,
