@@ -69,14 +69,25 @@ class WorkerTimes:
 
     @classmethod
     def of(
-        cls, *, attempts: int, delay_ms: int, timeout_ms: int, reconcile_ms: int, calendar_sync_s: float
+        cls,
+        *,
+        attempts: int,
+        delay_ms: int,
+        timeout_ms: int,
+        reclaim_idle_ms: int,
+        reconcile_ms: int,
+        calendar_sync_s: float,
+        sweep_ms: int,
+        overdue_ms: int,
     ) -> WorkerTimes:
-        """The times that follow from the settings."""
+        """The times the settings give; `reclaim_idle_ms` 0: well above what an attempt of `timeout_ms` may take."""
         return cls(
             policy=RetryPolicy(attempts=attempts, delay_ms=delay_ms),
-            reclaim_idle_ms=3 * timeout_ms + 10_000,
+            reclaim_idle_ms=reclaim_idle_ms or 3 * timeout_ms + 10_000,
             reconcile_s=reconcile_ms / 1000,
             calendar_sync_s=calendar_sync_s,
+            sweep_s=sweep_ms / 1000,
+            overdue_s=overdue_ms / 1000,
         )
 
 
