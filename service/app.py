@@ -33,6 +33,7 @@ from service.metrics import Metrics
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.claiming import Claiming
+from service.operations.destinations import BuiltIn, Destinations
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
@@ -78,6 +79,7 @@ class Services:
     reconcile: Reconcile
     rebuild: Rebuild
     tasks: TrackedTasks
+    destinations: Destinations
     chance: random.Random
 
 
@@ -181,6 +183,7 @@ async def open_services(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),
             tasks=tasks,
+            destinations=Destinations([BuiltIn()]),
             chance=random.Random(),
         )
 

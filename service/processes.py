@@ -22,8 +22,11 @@ from service.api.availability import AvailabilityRoutes
 from service.api.coach_schedules import CoachScheduleRoutes
 from service.api.coaches import CoachRoutes
 from service.api.contacts import ContactRoutes
+from service.api.deliveries import DeliveryRoutes
 from service.api.endpoint import Edge, Route
+from service.api.events import EventRoutes
 from service.api.explain import ExplainRoutes
+from service.api.incoming_events import IncomingEventRoutes
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
 from service.api.openapi import document
@@ -35,8 +38,13 @@ from service.app import Services, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
 from service.config import Settings
+from service.db.calendar_secrets import CalendarSecretStore
+from service.db.delivery_log import DeliveryLog
 from service.db.explain import HindranceStore
+from service.db.feed import EventFeed
+from service.db.incoming_log import IncomingLog
 from service.db.people import PeopleStore
+from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
@@ -50,7 +58,9 @@ from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
 from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
+from service.operations.check_sender import CheckSender
 from service.operations.explain_availability import ExplainAvailability
+from service.operations.look_at_deliveries import LookAtDeliveries
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
@@ -109,6 +119,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         cors_origin=settings.cors_origin,
     )
     operations = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    check_sender = CheckSender(CalendarSecretStore(services.database), services.clock, services.tasks)
     routes = [
         *AvailabilityRoutes(edge, services.availability, services.rosters, services.clock).routes(),
         *ExplainRoutes(edge, _explain(services), services.rosters).routes(),
@@ -122,7 +133,14 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         *WebhookRoutes(
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
             services.incoming,
+            check_sender,
+            authenticate.slow_down,
             services.tasks,
+        ).routes(),
+        *IncomingEventRoutes(IncomingLog(services.database), services.incoming, check_sender, services.tasks).routes(),
+        *EventRoutes(EventFeed(services.database)).routes(),
+        *DeliveryRoutes(
+            LookAtDeliveries(DeliveryLog(services.database), services.destinations, services.tasks)
         ).routes(),
         *CoachRoutes(
             ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
@@ -248,6 +266,8 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         deliveries=services.deliveries,
         incoming=services.incoming,
         sweep_store=SweepStore(services.database),
+        replay_store=ReplayStore(services.database),
+        all_destinations=services.destinations,
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,

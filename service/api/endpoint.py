@@ -73,7 +73,8 @@ Handler = Callable[[Call], Awaitable[HTTPResponse]]
 class Route:
     """One endpoint: what runs, and what its documentation is made from.
 
-    `scope` None asks for no key. `counts_itself`: the operation takes its rate limit along in its own script call.
+    `scope` None asks for no key, `signed` for a signature instead of one.
+    `counts_itself`: the operation takes its rate limit along in its own script call.
     """
 
     method: str
@@ -92,6 +93,7 @@ class Route:
     idempotency: str | None = None
     counts_itself: bool = False
     if_match: bool = False
+    signed: bool = False
     errors: tuple[int, ...] = ()
 
 

@@ -14,6 +14,7 @@ from service.claims.keys import Shards
 from service.claims.scripts import Scripts
 from service.clock import Clock
 from service.db.deliveries import AnswerStore, DeliveryStore, IncomingStore
+from service.db.replays import ReplayStore
 from service.db.rosters import RosterStore
 from service.db.sweep import SweepStore
 from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
@@ -22,6 +23,7 @@ from service.delivery.dispatcher import Dispatcher, RetryPolicy
 from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
+from service.delivery.replays import CarryOutReplays
 from service.delivery.stream import Stream
 from service.delivery.sweep import Sweep
 from service.delivery.watch import StreamWatch
@@ -31,6 +33,7 @@ from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.accept_calendar_event import INCOMING_STREAM
 from service.operations.apply_calendar_event import ApplyCalendarEvent
+from service.operations.destinations import Destinations
 from service.operations.keep_grid import GridKeeper
 from service.operations.reconcile import Reconcile
 from service.operations.watch_grid import WatchGrid
@@ -43,6 +46,7 @@ _FILL_S = 60.0
 _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
+_REPLAYS_S = 0.5
 
 _log = get_logger("delivery.build")
 
@@ -99,6 +103,8 @@ def build_worker(
     deliveries: DeliveryStore,
     incoming: IncomingStore,
     sweep_store: SweepStore,
+    replay_store: ReplayStore,
+    all_destinations: Destinations,
     answers: AnswerStore,
     roster_store: RosterStore,
     keeper: GridKeeper,
@@ -141,6 +147,7 @@ def build_worker(
             policy=times.policy,
             metrics=metrics,
             chance=chance,
+            clock=clock,
         )
     works[IdempotencyLog.name] = IdempotencyLog(answers, chance)
     works[INCOMING_STREAM] = Incoming(
@@ -166,6 +173,7 @@ def build_worker(
         clock=clock,
         metrics=metrics,
     )
+    replays = CarryOutReplays(store=replay_store, destinations=all_destinations, streams=streams, shards=shards)
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
@@ -173,6 +181,7 @@ def build_worker(
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
         every("overdue events", _OVERDUE_S, overdue),
         every("sweeper", times.sweep_s, sweep),
+        every("replays", _REPLAYS_S, replays),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),
     ]
     if times.calendar_sync_s:

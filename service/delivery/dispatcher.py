@@ -12,10 +12,12 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from service.batching import Batcher
-from service.db.deliveries import DeliveryRecord, DeliveryStore, DueEvent
+from service.clock import Clock, SystemClock
+from service.db.deliveries import AttemptRecord, DeliveryRecord, DeliveryStore, DueEvent
 from service.delivery.destinations import Destination, Outcome, Told
 from service.delivery.patience import patiently
 from service.delivery.stream import MOST_AT_ONCE, Entry, Stream
@@ -56,7 +58,9 @@ class Dispatcher:
         metrics: Metrics,
         chance: random.Random,
         at_once: int = AT_ONCE,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         self._destination = destination
         self._store = store
         self._breaker = breaker
@@ -115,7 +119,18 @@ class Dispatcher:
             wait_ms = round(self._breaker.wait_s * 1000)
             await stream.later(entry, wait_ms + self._a_turn_ms(), entry.attempt)
         else:
-            await self._conclude(stream, entry, ref, await self._tell(due, entry.attempt))
+            await self._attempt(stream, entry, ref, due)
+
+    async def _attempt(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent) -> None:
+        # A replay begins anew, also where the entry of before it is still on its way.
+        number = due.attempts + 1 if due.replays else entry.attempt
+        made_at, began = self._clock.now(), asyncio.get_running_loop().time()
+        told = await self._tell(due, number)
+        tried = None
+        if told.called:
+            duration_ms = round((asyncio.get_running_loop().time() - began) * 1000)
+            tried = _Tried(made_at, duration_ms)
+        await self._conclude(stream, entry, ref, due, number, told, tried)
 
     async def _tell(self, due: DueEvent, attempt: int) -> Told:
         began = asyncio.get_running_loop().time()
@@ -139,8 +154,9 @@ class Dispatcher:
         )
         return told
 
-    async def _conclude(self, stream: Stream, entry: Entry, ref: EventRef, told: Told) -> None:
-        attempt = entry.attempt
+    async def _conclude(
+        self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent, attempt: int, told: Told, tried: _Tried | None
+    ) -> None:
         if told.outcome is Outcome.DELIVERED:
             state = "delivered"
         elif told.outcome is Outcome.REFUSED or attempt >= self._policy.attempts:
@@ -155,10 +171,15 @@ class Dispatcher:
             status=told.status,
             error=told.error,
             reference=told.reference,
+            replays=due.replays,
+            tried=None if tried is None else tried.record(told),
         )
         await patiently("record deliveries", lambda: self._recording.submit(record), self._chance)
         self._counted[state].inc()
         if state == "delivered":
+            if due.replays:
+                # What gave the event up before the replay may have been slow to bury it.
+                await stream.exhume({entry.event})
             await stream.finish(entry)
         elif state == "retrying":
             delay_ms = backoff_ms(
@@ -184,6 +205,22 @@ class Dispatcher:
 
     def _a_turn_ms(self) -> int:
         return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """When a call was made, and how long it took."""
+
+    made_at: datetime
+    duration_ms: int
+
+    def record(self, told: Told) -> AttemptRecord:
+        """The attempt as it is kept."""
+        return AttemptRecord(
+            made_at=self.made_at,
+            duration_ms=self.duration_ms,
+            answer=told.error if told.answer is None else told.answer,
+        )
 
 
 def parse_ref(text: str) -> EventRef | None:

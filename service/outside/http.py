@@ -55,9 +55,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         """What went wrong, in a line for a person: the status and the first kilobyte of the answer."""
         if self.status is None:
             return self.problem or "no answer"
+        return f"HTTP {self.status}: {self.excerpt}" if self.excerpt else f"HTTP {self.status}"
+
+    @property
+    def excerpt(self) -> str:
+        """The first kilobyte of the answer as text in one line."""
         text = self.body[:EXCERPT_BYTES].decode(errors="replace")
-        shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return f"HTTP {self.status}: {shown}" if shown else f"HTTP {self.status}"
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
     def json(self) -> dict[str, Any]:
         """The answer as a JSON object; empty when it is none."""

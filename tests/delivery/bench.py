@@ -16,6 +16,7 @@ from aiohttp import web
 
 from service.app import Services
 from service.claims.connection import connect
+from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.dispatcher import RetryPolicy
@@ -100,6 +101,8 @@ class Bench:
             deliveries=s.deliveries,
             incoming=s.incoming,
             sweep_store=SweepStore(s.database),
+            replay_store=ReplayStore(s.database),
+            all_destinations=s.destinations,
             answers=s.answers,
             roster_store=s.roster_store,
             keeper=s.keeper,

@@ -87,6 +87,7 @@ class Tenant:
             booking |= {"contact_email": made["email"], "notes": f"notes of {who}", "metadata": {"of": who}}
             booked = await self.ask("POST", "/api/appointments", booking)
         self.ids["appointment_id"] = booked["appointment_id"]
+        self.ids |= {"delivery_id": f"{booked['appointment_id']}.1.crm", "destination": "crm"}
         for event_id in ("evt-1", f"evt-{who}"):
             event = {"event_type": "appointment.confirmed", "event_id": event_id, "reason": f"reason of {who}"}
             await self.ask("POST", "/api/webhooks/calendar", {**event, "appointment_id": booked["appointment_id"]})
