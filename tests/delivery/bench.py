@@ -81,6 +81,7 @@ class Bench:
         timeout_s: float = 5.0,
         idle_ms: int = 60_000,
         consumer: str = "worker",
+        **more: Any,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -107,6 +108,7 @@ class Bench:
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,
+            **more,
         )
         stop = asyncio.Event()
         running = asyncio.ensure_future(worker.run(stop))
