@@ -106,9 +106,10 @@ def _check_host(host: str, *, allow_private: bool) -> None:
     address = literal_address(host)
     if address is None and (not _NAME.fullmatch(host) or _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2])):
         raise ValueError("names no host")
-    if allow_private:
-        return
-    if address is not None and not is_public(address):
-        raise ValueError("the address is not a public one")
-    if host.rstrip(".").lower() == "localhost" or host.rstrip(".").lower().endswith(".localhost"):
-        raise ValueError("the host is this machine")
+    if not allow_private:
+        if address is not None and not is_public(address):
+            raise ValueError("the address is not a public one")
+        if host.rstrip(".").lower() == "localhost" or host.rstrip(".").lower().endswith(".localhost"):
+            raise ValueError("the host is this machine")
+    if address is not None and ":" not in address and address != host:
+        raise ValueError("an IPv4 address must be written as four decimal numbers")

@@ -14,8 +14,10 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver
 
 from service.outside.guard import REFUSAL, guarded_socket, was_forbidden
+from service.outside.resolver import ForeignResolver
 
 EXCERPT_BYTES = 1024
 MOST_BYTES = 4 * 1024 * 1024
@@ -29,7 +31,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     `status` is None when there was no whole answer, and `problem` says why; `body` is what was kept of the
     answer; `retry_after_ms` is the wait the other side asked for, in its header or its body. `forbidden`: it was we
-    who did not want to connect to the address.
+    who did not want to connect there.
     """
 
     status: int | None
@@ -83,15 +85,19 @@ def open_session(*, connections: int = 256) -> aiohttp.ClientSession:
     )
 
 
-def open_foreign_session(*, allow_private: bool, connections: int = 1024) -> aiohttp.ClientSession:
+def open_foreign_session(
+    *, allow_private: bool, connections: int = 1024, resolver: AbstractResolver | None = None
+) -> aiohttp.ClientSession:
     """A session for calls to wherever a client of ours says. Close it when done.
 
-    Connects to public addresses only, unless `allow_private`, and unpacks no answer.
+    Connects to public addresses only, unless `allow_private`, and unpacks no answer. Names are resolved beside those
+    of our own calls, so that one whose answer is long in coming holds none of them up.
     """
     connector = aiohttp.TCPConnector(
         limit=connections,
         ttl_dns_cache=30,
         happy_eyeballs_delay=None,
+        resolver=resolver or ForeignResolver(),
         socket_factory=None if allow_private else guarded_socket,
     )
     return aiohttp.ClientSession(
@@ -151,6 +157,9 @@ async def attempt(
             )
     except TimeoutError:
         return Attempt(status=None, problem=f"no answer within {timeout_s:g} s", duration_s=time.monotonic() - began)
+    except aiohttp.InvalidURL:
+        why = "the URL is refused: its host is neither a name nor an address in its usual form"
+        return Attempt(status=None, problem=why, duration_s=time.monotonic() - began, forbidden=True)
     except (aiohttp.ClientError, OSError) as problem:
         if was_forbidden(problem):
             return Attempt(status=None, problem=REFUSAL, duration_s=time.monotonic() - began, forbidden=True)
