@@ -38,11 +38,11 @@ async def test_a_healthy_endpoint_beside_a_hanging_one_hears_as_soon_as_alone(be
         for hangs in (False, True):
             if hangs:
                 hanging.hangs = asyncio.Event()
-                known = len(hanging.seen)
+                busy = len(hanging.seen) + 16
                 # More than it has places for: what is left is put off again and again.
                 for appointment in rest:
                     await bench.confirm(appointment)
-                await eventually(lambda: len(hanging.seen) >= known + 16, what="all of its places taken")
+                await eventually(lambda busy=busy: len(hanging.seen) >= busy, what="all of its places taken")
                 await eventually(lambda: len(healthy.accepted) == ROUNDS * CHANGES + len(rest), what="the others")
             for _ in range(ROUNDS):
                 some, pools = pools[:CHANGES], pools[CHANGES:]
