@@ -6,7 +6,7 @@ endpoint was looked through is kept with it: only what is not yet behind it is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 
 from service.claims.keys import Keys, Shards
@@ -23,16 +23,18 @@ _log = get_logger("delivery.endpoint_sweep")
 
 
 class EndpointSweep:
-    """One look at every endpoint whose turn it is; `streams` are the shards' streams of deliveries and of fan-out."""
+    """One look at every endpoint whose turn it is; `outward` are the shards' streams of deliveries.
 
-    def __init__(
-        self, parts: EndpointParts, streams: Mapping[Keys, Sequence[Stream]], shards: Shards, metrics: Metrics
-    ) -> None:
+    Several may sweep at once: one of them gets an endpoint, and an event is on its way to it only once.
+    """
+
+    def __init__(self, parts: EndpointParts, outward: Mapping[Keys, Stream], shards: Shards, metrics: Metrics) -> None:
         self._store = parts.store
         self._period = timedelta(seconds=parts.sweep_s)
-        self._streams = streams
+        self._outward = outward
         self._shards = shards
         self._gauge = metrics.endpoints
+        self._swept = metrics.swept.labels("endpoint")
 
     async def __call__(self) -> int:
         """How many events were enqueued. Raises Unavailable or OutcomeUnknown."""
@@ -42,33 +44,22 @@ class EndpointSweep:
         for swept in await self._store.take_for_sweep(self._period, _MOST_ENDPOINTS):
             enqueued += await self._sweep(swept)
         if enqueued:
+            self._swept.inc(enqueued)
             _log.info("endpoint events enqueued again", count=enqueued)
         return enqueued
 
     async def _sweep(self, swept: Swept) -> int:
+        outward = self._outward[self._shards.of(swept.org)]
         up_to, enqueued = swept.horizon, 0
         last: Undelivered | None = None
         while True:
             page = await self._store.undelivered(swept, last, self._period, _PAGE)
             if page and last is None:
                 up_to = min(up_to, page[0].committed_in)
-            enqueued += await self._enqueue(swept, [one for one in page if not one.young])
+            waiting = [(entry_of(one.ref, swept.endpoint_id), one.attempts + 1) for one in page if not one.young]
+            enqueued += await outward.add_all(waiting)
             if len(page) < _PAGE:
                 break
             last = page[-1]
         await self._store.swept(swept, up_to)
-        return enqueued
-
-    async def _enqueue(self, swept: Swept, waiting: Sequence[Undelivered]) -> int:
-        """Enqueue what is in no stream, in order. Twice at worst, when an entry changes its place while we look."""
-        if not waiting:
-            return 0
-        deliveries, fan_out = self._streams[self._shards.of(swept.org)]
-        on_their_way = await fan_out.events() | await deliveries.events()
-        enqueued = 0
-        for one in waiting:
-            event = entry_of(one.ref, swept.endpoint_id)
-            if event not in on_their_way and event.rpartition(" ")[0] not in on_their_way:
-                await deliveries.add(event, one.attempts + 1)
-                enqueued += 1
         return enqueued

@@ -68,8 +68,7 @@ class FanOut:
             await self._missing(stream, entry)
             return
         outward = self._outward[self._shards.of(ref.org)]
-        for endpoint_id in found[ref]:
-            await outward.add(entry_of(ref, endpoint_id))
+        await outward.add_all([(entry_of(ref, endpoint_id), 1) for endpoint_id in found[ref]])
         await stream.finish(entry)
 
     async def _missing(self, stream: Stream, entry: Entry) -> None:

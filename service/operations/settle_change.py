@@ -7,7 +7,6 @@ stays pending there, and the reconciler tells it.
 from __future__ import annotations
 
 from service.claims.gate import Gate
-from service.claims.grid import GridStore
 from service.claims.messages import Release, Settlement
 from service.claims.scripts import ReleaseOutcome
 from service.domain.appointment import Appointment
@@ -25,9 +24,8 @@ _log = get_logger("operations.settle_change")
 class SettleChange:
     """Tells Redis what became of a change. Never fails: the change is what Postgres says."""
 
-    def __init__(self, *, gate: Gate, grid: GridStore, keeper: GridKeeper, rosters: Rosters, metrics: Metrics) -> None:
+    def __init__(self, *, gate: Gate, keeper: GridKeeper, rosters: Rosters, metrics: Metrics) -> None:
         self._gate = gate
-        self._grid = grid
         self._keeper = keeper
         self._rosters = rosters
         self._metrics = metrics
@@ -44,9 +42,7 @@ class SettleChange:
         there are endpoints, there may be some: an event too many is looked at once and dropped.
         """
         try:
-            roster = await self._rosters.get(org)
-            if (await self._grid.has_roster(org) or 0) > roster.version:
-                roster = await self._rosters.refresh(org, roster)
+            roster = await self._rosters.current(org)
         except Unavailable:
             return heard_by(kind, endpoints=True)
         return heard_by(kind, endpoints=roster.has_endpoints)
