@@ -125,7 +125,7 @@ async def open_services(
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, rosters, clock)
         claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
-        settle = SettleChange(gate=gate, keeper=keeper, metrics=metrics)
+        settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(

@@ -20,6 +20,9 @@ from service.db.sweep import SweepStore
 from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
 from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
 from service.delivery.dispatcher import Dispatcher, RetryPolicy
+from service.delivery.endpoint_deliveries import EndpointDeliveries, EndpointParts
+from service.delivery.endpoint_sweep import EndpointSweep
+from service.delivery.fan_out import FanOut
 from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
@@ -47,6 +50,7 @@ _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
 _REPLAYS_S = 0.5
+_SWEEP_S = 1.0
 
 _log = get_logger("delivery.build")
 
@@ -116,6 +120,7 @@ def build_worker(
     clock: Clock,
     metrics: Metrics,
     chance: random.Random,
+    endpoints: EndpointParts | None = None,
 ) -> Worker:
     """The worker with all its loops.
 
@@ -153,6 +158,13 @@ def build_worker(
     works[INCOMING_STREAM] = Incoming(
         store=incoming, apply=apply_event, policy=times.policy, metrics=metrics, chance=chance
     )
+    if endpoints is not None:
+        works[EndpointDeliveries.name] = EndpointDeliveries(
+            endpoints, deliveries=deliveries, policy=times.policy, metrics=metrics, clock=clock, chance=chance
+        )
+        works[FanOut.name] = FanOut(
+            endpoints.store, dict(zip(shards.all, streams_of(EndpointDeliveries.name), strict=True)), shards, chance
+        )
     streams = {name: streams_of(name) for name in works}
 
     reads: list[Loop] = []
@@ -184,6 +196,9 @@ def build_worker(
         every("replays", _REPLAYS_S, replays),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),
     ]
+    if endpoints is not None:
+        outward = dict(zip(shards.all, streams[EndpointDeliveries.name], strict=True))
+        periodic.append(every("endpoint sweep", _SWEEP_S, EndpointSweep(endpoints, outward, shards, metrics)))
     if times.calendar_sync_s:
         periodic.append(every("calendar sync", times.calendar_sync_s, sync_calendars))
     return Worker(reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance)

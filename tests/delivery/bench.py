@@ -85,6 +85,7 @@ class Bench:
         consumer: str = "worker",
         sweep_s: float = 30.0,
         overdue_s: float = 60.0,
+        **more: Any,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -121,6 +122,7 @@ class Bench:
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,
+            **more,
         )
         stop = asyncio.Event()
         running = asyncio.ensure_future(worker.run(stop))
