@@ -25,6 +25,7 @@ from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter
 from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
+from service.db.endpoints import EndpointStore
 from service.db.keys import KeyStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.errors import ConfigurationError, Unavailable
@@ -33,7 +34,7 @@ from service.metrics import Metrics
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.claiming import Claiming
-from service.operations.destinations import BuiltIn, Destinations
+from service.operations.destinations import BuiltIn, Destinations, RegisteredEndpoints
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
@@ -183,7 +184,7 @@ async def open_services(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),
             tasks=tasks,
-            destinations=Destinations([BuiltIn()]),
+            destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
         )
 

@@ -172,6 +172,11 @@ class EndpointStore:
             await connection.execute(statement("add_endpoint_secret"), *one, secret_id, secret)
             return _record(await connection.fetchrow(statement("list_endpoints"), org, None, endpoint_id, 1))
 
+    async def subscriptions(self, org: int) -> list[tuple[UUID, str, str]]:
+        """(endpoint, event type, snapshot from which on) of everything endpoints hear of, called or not."""
+        rows = await self._database.fetch("endpoint_subscriptions", org)
+        return [(_uuid(row["endpoint_id"]), row["type"], row["since"]) for row in rows]
+
     async def callees(self, wanted: Sequence[tuple[int, UUID]]) -> dict[UUID, Callee]:
         """The endpoints among (organization, id) that exist, by id."""
         rows = await self._database.fetch("endpoints_to_call", [org for org, _ in wanted], [one for _, one in wanted])

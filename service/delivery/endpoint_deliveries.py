@@ -21,9 +21,9 @@ from service.delivery.dispatcher import Dispatcher, RetryPolicy, parse_ref
 from service.delivery.endpoint_destination import EndpointDestination
 from service.delivery.patience import patiently
 from service.delivery.stream import Entry, Stream
-from service.domain.event import EventRef
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.destinations import ENDPOINT_STREAM
 from service.outside.breaker import Breaker
 from service.outside.endpoint import EndpointCaller
 
@@ -50,11 +50,6 @@ class EndpointParts:
     caller: EndpointCaller
     pause_after_s: float
     sweep_s: float = 10.0
-
-
-def entry_of(ref: EventRef, endpoint_id: UUID) -> str:
-    """How the stream names the delivery of an event to an endpoint."""
-    return f"{ref.org} {ref.appointment_id.hex} {ref.sequence} {endpoint_id.hex}"
 
 
 class Lane:
@@ -94,7 +89,7 @@ class Lane:
 class EndpointDeliveries:
     """Takes entries ('organization appointment sequence endpoint') and hands each to its endpoint's lane."""
 
-    name = "endpoint-deliveries"
+    name = ENDPOINT_STREAM
 
     def __init__(
         self,

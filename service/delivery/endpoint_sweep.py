@@ -11,10 +11,11 @@ from datetime import timedelta
 
 from service.claims.keys import Keys, Shards
 from service.db.endpoints import Swept, Undelivered
-from service.delivery.endpoint_deliveries import EndpointParts, entry_of
+from service.delivery.endpoint_deliveries import EndpointParts
 from service.delivery.stream import Stream
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.destinations import endpoint_entry
 
 _MOST_ENDPOINTS = 50
 _PAGE = 500
@@ -56,7 +57,7 @@ class EndpointSweep:
             page = await self._store.undelivered(swept, last, self._period, _PAGE)
             if page and last is None:
                 up_to = min(up_to, page[0].committed_in)
-            waiting = [(entry_of(one.ref, swept.endpoint_id), one.attempts + 1) for one in page if not one.young]
+            waiting = [(endpoint_entry(one.ref, swept.endpoint_id), one.attempts + 1) for one in page if not one.young]
             enqueued += await outward.add_all(waiting)
             if len(page) < _PAGE:
                 break

@@ -14,12 +14,12 @@ from uuid import UUID
 from service.claims.keys import Keys, Shards
 from service.db.endpoints import EndpointStore
 from service.delivery.dispatcher import parse_ref
-from service.delivery.endpoint_deliveries import entry_of
 from service.delivery.patience import patiently
 from service.delivery.stream import Entry, Stream
 from service.domain.event import Destination, EventRef
 from service.domain.retry import backoff_ms
 from service.logs import get_logger
+from service.operations.destinations import endpoint_entry
 
 _READ = 128
 _TRIES_FOR_A_MISSING_EVENT = 5
@@ -68,7 +68,7 @@ class FanOut:
             await self._missing(stream, entry)
             return
         outward = self._outward[self._shards.of(ref.org)]
-        await outward.add_all([(entry_of(ref, endpoint_id), 1) for endpoint_id in found[ref]])
+        await outward.add_all([(endpoint_entry(ref, endpoint_id), 1) for endpoint_id in found[ref]])
         await stream.finish(entry)
 
     async def _missing(self, stream: Stream, entry: Entry) -> None:

@@ -157,3 +157,7 @@ WHERE org_id = $1 AND endpoint_id = $2 AND updated_at = $4;
 
 -- name: endpoints_by_state
 SELECT state, count(*)::integer AS endpoints FROM webhook_endpoints GROUP BY state;
+
+-- name: endpoint_subscriptions
+-- What the endpoints of an organization hear of, each type from when on.
+SELECT endpoint_id, type, since::text AS since FROM webhook_subscriptions WHERE org_id = $1 ORDER BY endpoint_id, type;
