@@ -18,6 +18,7 @@ from service.app import Services
 from service.claims.connection import connect
 from service.db.sweep import SweepStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.destinations import Destination
 from service.delivery.dispatcher import RetryPolicy
 from service.delivery.stream import Stream
 from service.errors import SlotUnavailable
@@ -33,7 +34,7 @@ from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"
 QUICK = RetryPolicy(attempts=12, delay_ms=10, turn_ms=20)
-STREAMS = ("crm", "calendar-blocks", "calendar-events", "idempotency")
+STREAMS = ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,8 @@ class Bench:
         consumer: str = "worker",
         sweep_s: float = 30.0,
         overdue_s: float = 60.0,
+        notifications: Destination | None = None,
+        remind: Callable[[], Awaitable[int]] | None = None,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -118,6 +121,8 @@ class Bench:
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,
+            notifications=notifications,
+            remind=remind,
         )
         stop = asyncio.Event()
         running = asyncio.ensure_future(worker.run(stop))
