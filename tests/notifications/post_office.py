@@ -16,6 +16,9 @@ from typing import Any
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from icalendar import Calendar
 
+from tests.delivery.bench import Bench
+from tests.servers import eventually
+
 ACCEPTED = "250 2.0.0 taken"
 
 
@@ -122,3 +125,12 @@ class PostOffice:
         finally:
             server.close()
             await server.wait_closed()
+
+
+async def all_sent(bench: Bench) -> None:
+    """Wait until a worker has nothing left to tell contacts."""
+
+    async def empty() -> bool:
+        return await bench.left("notifications") == (0, 0, 0)
+
+    await eventually(empty, what="an empty stream")

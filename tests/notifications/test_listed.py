@@ -15,7 +15,7 @@ from tests.api.client import Client
 from tests.api_people.conftest import served
 from tests.delivery.bench import Bench
 from tests.notifications.conftest import MovedClock
-from tests.notifications.post_office import ACCEPTED, PostOffice
+from tests.notifications.post_office import ACCEPTED, PostOffice, all_sent
 from tests.servers import eventually
 
 SCOPES = frozenset({"read"})
@@ -77,11 +77,7 @@ async def test_without_a_mail_server_a_line_is_logged_and_counts_as_sent(bench: 
     (booked,) = await bench.book(1, contact_name="Ada")
     with structlog.testing.capture_logs() as lines:
         async with bench.worker(notifications=mailed_notifications(without)):
-
-            async def done() -> bool:
-                return await bench.left("notifications") == (0, 0, 0)
-
-            await eventually(done, what="an empty stream")
+            await all_sent(bench)
     (line,) = [line for line in lines if line["event"] == "notification"]
     assert (line["kind"], line["to"], line["appointment_id"], line["correlation_id"]) == (
         "confirmation", "person0@example.com", booked["appointment_id"], "corr-1"

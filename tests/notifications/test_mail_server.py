@@ -18,7 +18,7 @@ from service.delivery.dispatcher import RetryPolicy
 from service.outside.smtp import Encryption, Handover, MailServer, Smtp
 from service.processes import mailed_notifications
 from tests.delivery.bench import QUICK, Bench
-from tests.notifications.post_office import ACCEPTED, PostOffice
+from tests.notifications.post_office import ACCEPTED, PostOffice, all_sent
 from tests.servers import eventually, free_port
 
 SECRET = "s3cret-pass"
@@ -30,22 +30,13 @@ async def states(bench: Bench) -> list[tuple[str, int, int | None]]:
     return [(row["state"], row["attempts"], row["last_status"]) for row in await bench.deliveries("notifications")]
 
 
-async def finished(bench: Bench) -> None:
-    """Wait until nothing is left to send."""
-
-    async def empty() -> bool:
-        return await bench.left("notifications") == (0, 0, 0)
-
-    await eventually(empty, what="an empty stream")
-
-
 async def test_asked_to_come_back_it_comes_back(bench: Bench, office: PostOffice, mail: Destination) -> None:
     office.rcpt = lambda _: ACCEPTED if office.asked > 2 else "450 4.2.1 greylisted"
     times = list[str]()
     office.data = lambda to: times.append(to) or (ACCEPTED if len(times) > 1 else "451 4.3.0 later")
     await bench.book(1)
     async with bench.worker(notifications=mail):
-        await finished(bench)
+        await all_sent(bench)
     assert len(office.letters) == 1
     # Two refusals of the recipient, one of the message, then it was taken.
     assert await states(bench) == [("delivered", 4, 250)]
@@ -59,7 +50,7 @@ async def test_what_is_refused_for_good_is_not_tried_again(
     setattr(office, stage, lambda to: "550 5.1.1 no such mailbox\r\nhere" if to == "person1@example.com" else ACCEPTED)
     await bench.book(3)
     async with bench.worker(notifications=mail):
-        await finished(bench)
+        await all_sent(bench)
     assert sorted(letter.recipients[0] for letter in office.letters) == ["person0@example.com", "person2@example.com"]
     assert sorted(await states(bench)) == [("dead", 1, 550), ("delivered", 1, 250), ("delivered", 1, 250)]
     (letter,) = await bench.dead("notifications")
@@ -79,7 +70,7 @@ async def test_a_server_that_is_away_costs_no_message(bench: Bench, services: Se
         await eventually(tried, what="attempts")
         assert {state for state, _, _ in await states(bench)} == {"retrying"}
         async with office.open():
-            await finished(bench)
+            await all_sent(bench)
     assert len({letter.recipients[0] for letter in office.letters}) == len(office.letters) == 12
     assert {state for state, _, _ in await states(bench)} == {"delivered"}
 
@@ -147,7 +138,7 @@ async def test_it_is_encrypted_and_signed_in_and_the_password_is_in_no_log(
             here = replace(services, settings=replace(settings, smtp_port=office.port))
             await bench.book(1)
             async with bench.worker(notifications=mailed_notifications(here, trusting)):
-                await finished(bench)
+                await all_sent(bench)
             wrong = replace(here, settings=replace(here.settings, smtp_password=f"{SECRET}-wrong"))
             await bench.book(1, calendar="cal-2")
             async with bench.worker(notifications=mailed_notifications(wrong, trusting), policy=QUICK):

@@ -11,7 +11,7 @@ import pytest
 from service.delivery.destinations import Destination
 from service.operations.plan_move import MoveWish
 from tests.delivery.bench import Bench
-from tests.notifications.post_office import Letter, PostOffice
+from tests.notifications.post_office import Letter, PostOffice, all_sent
 from tests.servers import eventually
 from tests.wishes import free_starts
 
@@ -22,11 +22,7 @@ async def letters(bench: Bench, office: PostOffice, mail: Destination, count: in
     """What a worker sends until there are so many letters and nothing is left to send."""
     async with bench.worker(notifications=mail):
         await eventually(lambda: len(office.letters) >= count, what=f"{count} letters")
-
-        async def sent() -> bool:
-            return await bench.left("notifications") == (0, 0, 0)
-
-        await eventually(sent, what="an empty stream")
+        await all_sent(bench)
     assert len(office.letters) == count
     return office.letters
 

@@ -23,7 +23,7 @@ from service.operations.book import RateSeen
 from service.operations.plan_move import MoveWish
 from tests.delivery.bench import Bench
 from tests.notifications.conftest import MovedClock
-from tests.notifications.post_office import PostOffice
+from tests.notifications.post_office import PostOffice, all_sent
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
@@ -206,6 +206,22 @@ async def test_a_reminder_that_could_not_be_sent_in_time_is_not_sent_late(
     (letter,) = await bench.dead("notifications")
     assert letter["error"] == "too late: the appointment has begun"
     assert len(office.letters) == 1
+
+
+async def test_a_reminder_whose_announcement_was_lost_is_sent_all_the_same(
+    bench: Bench, office: PostOffice, mail: Destination, clock: MovedClock
+) -> None:
+    services, org = bench.services, bench.org
+    start = (await starts(services, org, clock, 2 * DAY))[0]
+    await book(services, org, start)
+    clock.time = start - DAY
+    assert await services.remind() == 1
+    await services.redis.flushall()
+    clock.forward(timedelta(minutes=5))
+    async with bench.worker(notifications=mail, remind=services.remind, sweep_s=0.05, overdue_s=0.0):
+        await eventually(lambda: len(office.letters) == 2, what="both letters")
+        await all_sent(bench)
+    assert [letter.heading("Subject").split(":")[0] for letter in office.letters] == ["Booked", "Reminder"]
 
 
 async def test_changes_that_meet_a_reminder_are_made_after_it(bench: Bench, clock: MovedClock) -> None:
