@@ -10,6 +10,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from secrets import token_hex
 
 import aiohttp
@@ -31,14 +32,16 @@ from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
 from service.api.time_off import TimeOffRoutes
 from service.api.webhooks import WebhookRoutes
-from service.app import Services, default_slot, open_services
+from service.app import Services, answers_live_ms, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
+from service.claims.marks import KeyMarks
 from service.config import Settings
 from service.db.explain import HindranceStore
+from service.db.idempotency import KeyRecords
 from service.db.people import PeopleStore
 from service.db.time_off import TimeOffStore
-from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.build import FORGET_S, READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
 from service.domain.schedule import Window
 from service.errors import ConfigurationError
@@ -47,9 +50,11 @@ from service.mocks.server import ALL, run_mocks
 from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
+from service.operations.carry_out_once import CarryOutOnce
 from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
 from service.operations.explain_availability import ExplainAvailability
+from service.operations.forget_keys import ForgetKeys
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
@@ -104,6 +109,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     edge = Edge(
         gate=services.gate,
         authenticate=authenticate,
+        once=carry_out_once(services),
         metrics=services.metrics,
         cors_origin=settings.cors_origin,
     )
@@ -131,6 +137,34 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     ]
     operations.openapi = document(routes)
     return edge, routes
+
+
+def carry_out_once(services: Services) -> CarryOutOnce:
+    """Idempotency keys of every write but the booking."""
+    # As long as a claim and then the reconciler may take: a change that hangs for longer is taken for dead.
+    hold = 2 * timedelta(milliseconds=services.settings.claim_ttl_ms)
+    marks = KeyMarks(
+        services.redis,
+        services.scripts,
+        services.shards,
+        mark_ttl_ms=hold // timedelta(milliseconds=1),
+        answer_ttl_ms=answers_live_ms(services.settings),
+    )
+    return CarryOutOnce(
+        records=KeyRecords(services.database),
+        marks=marks,
+        tasks=services.tasks,
+        metrics=services.metrics,
+        hold_s=hold.total_seconds(),
+    )
+
+
+def forgetting(services: Services) -> TakeTurns:
+    """Forgetting old idempotency keys, by one process a period."""
+    forget = ForgetKeys(KeyRecords(services.database), services.metrics, services.settings.idempotency_retention_hours)
+    # A little less than the period: the worker's clock must not find its own lease of last time.
+    period_ms = round(FORGET_S * 900)
+    return TakeTurns(Leases(services.redis, services.shards), "forget-keys", period_ms, forget)
 
 
 def _explain(services: Services) -> ExplainAvailability:
@@ -253,6 +287,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
         reconcile=services.reconcile,
         sync_calendars=calendar_fetches(services, calendar),
+        forget_keys=forgetting(services),
         times=WorkerTimes.of(
             attempts=settings.webhook_retry_attempts,
             delay_ms=settings.webhook_retry_delay_ms,

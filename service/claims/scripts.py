@@ -118,6 +118,7 @@ class Scripts:
             "move_due",
             "finish_entry",
             "bury_entry",
+            "free_mark",
         }
     )
 
@@ -208,3 +209,8 @@ class Scripts:
         """Move an entry to the dead letters; False when somebody else finished it."""
         reply = await self._run("bury_entry", [stream, dead], [group, entry_id, event, attempts, error])
         return reply[0] == b"buried"
+
+    async def free_mark(self, mark: Key, owner: str) -> bool:
+        """Free an owner's idempotency mark; False when it is somebody else's, answered or gone."""
+        reply = await self._run("free_mark", [mark], [owner])
+        return reply[0] == b"freed"
