@@ -7,7 +7,7 @@ COMPILE := .venv/bin/python -m piptools compile --quiet --no-header --strip-extr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format lock env-example clean
+.PHONY: help run test faults lint format lock env-example clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ run: .venv/.runtime ## start everything in the foreground: servers, mocks, worke
 
 test: .venv/.test ## run every test against servers it starts itself (ARGS="-k words" picks some)
 	.venv/bin/python -m pytest $(ARGS)
+
+faults: .venv/.test ## the fault runs at full length (ARGS="-k words" picks some)
+	FAULT_CHANGES=2000 .venv/bin/python -m pytest tests/faults $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .

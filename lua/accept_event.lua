@@ -3,6 +3,7 @@
 --
 -- KEYS[1]  string  mark of the event's identity
 -- KEYS[2]  stream  incoming events
+-- KEYS[3]  set     events on their way in it
 -- ARGV[1]  how long the identity is remembered, ms
 -- ARGV[2]  the event, as the worker reads it
 --
@@ -11,5 +12,7 @@
 --   duplicate  it was accepted before
 
 if not redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[1]) then return { 'duplicate' } end
-redis.call('XADD', KEYS[2], '*', 'event', ARGV[2], 'attempt', '1')
+if redis.call('SADD', KEYS[3], ARGV[2]) == 1 then
+  redis.call('XADD', KEYS[2], '*', 'event', ARGV[2], 'attempt', '1')
+end
 return { 'accepted' }

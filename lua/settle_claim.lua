@@ -3,16 +3,18 @@
 --
 -- KEYS[1]  hash    pending claims and releases, by token
 -- KEYS[2]  hash    coach-days under repair
--- KEYS[n]  the keys the items name by their index: destination streams, idempotency marks and the idempotency stream
+-- KEYS[n]  the keys the items name by their index: destination streams, the sets of events on their way in them,
+--          idempotency marks and the idempotency stream
 -- ARGV[1]  msgpack [answer_ttl_ms, items]; an item is [token, event, streams, answer]
 --          token   of the claim (or of the noted release whose change was refused), false when nothing is pending
 --          event   'org appointment_id sequence', false when there is nothing to announce
---          streams [key ...] of the destinations that must hear of the event
+--          streams [[stream, on their way] ...] of the destinations that must hear of the event
 --          answer  [mark, stream, key_name, org, fingerprint, status, appointment_id, body], false when the request had no key
 --
 -- Reply: one outcome an item
 --   settled   the token was pending and is not any more
---   absent    nothing was pending under the token (it was settled before); the announcement is made all the same
+--   absent    nothing was pending under the token (it was settled before); the announcement is made all the same,
+--             unless the event is on its way already
 --   broken    the item could not be evaluated
 
 local call = redis.call
@@ -46,7 +48,9 @@ local function settle(item)
     if call('HDEL', pending, token) == 1 then outcome = 'settled' end
   end
   if event then
-    for _, stream in ipairs(streams) do call('XADD', KEYS[stream], '*', 'event', event, 'attempt', '1') end
+    for _, to in ipairs(streams) do
+      if call('SADD', KEYS[to[2]], event) == 1 then call('XADD', KEYS[to[1]], '*', 'event', event, 'attempt', '1') end
+    end
   end
   if answer then
     call('SET', KEYS[answer[1]], 'd' .. answer[5] .. answer[8], 'PX', ttl_ms)

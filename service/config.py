@@ -213,6 +213,27 @@ class Settings:
         "milliseconds",
         "Base of the exponential backoff between attempts.",
     )
+    reclaim_idle_ms: int = _setting(
+        "RECLAIM_IDLE_MS",
+        0,
+        _integer(0, 3_600_000),
+        "milliseconds",
+        "After how long work a worker read and did not finish is taken over; 0: three times WEBHOOK_TIMEOUT_MS and 10 s.",
+    )
+    sweep_interval_ms: int = _setting(
+        "SWEEP_INTERVAL_MS",
+        30_000,
+        _integer(100, 3_600_000),
+        "milliseconds",
+        "Time between two looks for events that a destination has not heard of and that are not on their way.",
+    )
+    sweep_overdue_ms: int = _setting(
+        "SWEEP_OVERDUE_MS",
+        60_000,
+        _integer(100, 3_600_000),
+        "milliseconds",
+        "How old such an event must be; above CLAIM_TTL_MS and RECONCILE_INTERVAL_MS together.",
+    )
     webhook_timeout_ms: int = _setting(
         "WEBHOOK_TIMEOUT_MS", 5_000, _integer(10, 120_000), "milliseconds", "How long one attempt may take."
     )

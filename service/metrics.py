@@ -78,6 +78,12 @@ class Metrics:
             buckets=_LATENCY_S,
             registry=r,
         )
+        self.swept = Counter(
+            "booking_swept_events_total",
+            "Undelivered events that were not on their way and were enqueued again.",
+            ["destination"],
+            registry=r,
+        )
         self.incoming = Counter(
             "booking_incoming_events_total", "Incoming calendar events by what came of them.", ["outcome"], registry=r
         )

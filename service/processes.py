@@ -40,6 +40,7 @@ from service.config import Settings
 from service.db.explain import HindranceStore
 from service.db.idempotency import KeyRecords
 from service.db.people import PeopleStore
+from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import FORGET_S, READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.worker import Worker
@@ -280,6 +281,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         calendar=calendar,
         deliveries=services.deliveries,
         incoming=services.incoming,
+        sweep_store=SweepStore(services.database),
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,
@@ -292,8 +294,11 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
             attempts=settings.webhook_retry_attempts,
             delay_ms=settings.webhook_retry_delay_ms,
             timeout_ms=settings.webhook_timeout_ms,
+            reclaim_idle_ms=settings.reclaim_idle_ms,
             reconcile_ms=settings.reconcile_interval_ms,
             calendar_sync_s=settings.calendar_sync_interval_s,
+            sweep_ms=settings.sweep_interval_ms,
+            overdue_ms=settings.sweep_overdue_ms,
         ),
         clock=services.clock,
         metrics=services.metrics,

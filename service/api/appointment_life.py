@@ -97,7 +97,7 @@ class AppointmentLifeRoutes:
     async def page(self, call: Call) -> HTTPResponse:
         """GET /api/appointments"""
         query = call.query
-        wanted = _filter(query, await self._rosters.get(call.who.org))
+        wanted = _filter(query, await self._rosters.current(call.who.org))
         limit = query_integer("limit", query.get("limit", str(USUAL_PAGE)), 1, LONGEST_PAGE)
         page = await self._look_back.page(wanted, limit, query.get("cursor"))
         rows = b",".join(render(appointment) for appointment in page.appointments)
@@ -142,7 +142,7 @@ class AppointmentLifeRoutes:
         """GET /api/appointments/{appointment_id}/history"""
         appointment_id = uuid_of(call.path["appointment_id"], "appointment")
         events = await self._look_back.history(call.who.org, appointment_id)
-        roster = await self._rosters.get(call.who.org)
+        roster = await self._rosters.current(call.who.org)
         rows = [_event(event, EventRef(call.who.org, appointment_id, event.sequence), roster) for event in events]
         return HTTPResponse(orjson.dumps({"history": rows}), content_type=JSON)
 

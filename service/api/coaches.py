@@ -52,7 +52,7 @@ class CoachRoutes:
     async def distribution(self, call: Call) -> HTTPResponse:
         """GET /api/coaches/distribution"""
         query = call.query
-        roster = await self._rosters.get(call.who.org)
+        roster = await self._rosters.current(call.who.org)
         calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else None
         start: datetime = query_time("from", query["from"], None) if "from" in query else self._clock.now()
         first_day = day_of(start)

@@ -15,6 +15,7 @@ from service.api.endpoint import Route
 from service.api.shapes import ProblemShape
 
 _PLACE = re.compile(r"<(\w+)>")
+_TEXTS = {"/metrics": "text/plain", "/docs": "text/html"}
 _HEADERS = {
     "X-Correlation-ID": "the request's correlation id",
     "X-RateLimit-Limit": "requests a window; 0 means no limit",
@@ -108,8 +109,8 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     success: dict[str, Any] = {"description": HTTPStatus(route.status).phrase}
     if route.answer is not None:
         success["content"] = {"application/json": {"schema": schemas[route.answer]}}
-    elif route.path == "/metrics":
-        success["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    elif route.path in _TEXTS:
+        success["content"] = {_TEXTS[route.path]: {"schema": {"type": "string"}}}
     if route.scope is not None:
         named = {**_HEADERS, **(_REPLAYED if _takes_a_key(route) else {})}
         success["headers"] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 from sanic.response import HTTPResponse
 
+from service.api.docs_page import HEADERS, page
 from service.api.endpoint import Call, Handler, Route
 from service.api.shapes import HealthShape
 from service.metrics import Metrics, exposition
@@ -27,6 +28,7 @@ class OperationRoutes:
             self._route("/health", "health", "The state of each dependency", self.health, (503,)),
             self._route("/metrics", "metrics", "Prometheus series", self.metrics),
             self._route("/openapi.json", "openapi", "This API, as OpenAPI 3.1", self.document),
+            self._route("/docs", "docs", "This API, as a page for people", self.docs),
         ]
 
     @staticmethod
@@ -65,6 +67,10 @@ class OperationRoutes:
     async def metrics(self, _: Call) -> HTTPResponse:
         """GET /metrics"""
         return HTTPResponse(exposition(self._metrics), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def docs(self, _: Call) -> HTTPResponse:
+        """GET /docs"""
+        return HTTPResponse(page(self.openapi), 200, dict(HEADERS), "text/html; charset=utf-8")
 
     async def document(self, _: Call) -> HTTPResponse:
         """GET /openapi.json"""

@@ -190,7 +190,7 @@ class Gate:
         name = _KeyList(keys.pending, keys.repairs)
         packed: list[object] = []
         for item in items:
-            streams = [name(keys.stream(stream)) for stream in item.streams]
+            streams = [[name(keys.stream(stream)), name(keys.way(stream))] for stream in item.streams]
             answer: object = False
             if item.answer is not None:
                 answer = [

@@ -67,6 +67,10 @@ class Keys:
         """stream: work for a destination, incoming events, or idempotency records."""
         return f"{self.tag}:stream:{name}"
 
+    def way(self, name: str) -> str:
+        """set: events on their way in a stream: waiting, being worked on, or due later."""
+        return f"{self.tag}:way:{name}"
+
     def due(self, name: str) -> str:
         """zset: entries of a stream that are due later."""
         return f"{self.tag}:due:{name}"

@@ -114,6 +114,7 @@ class Scripts:
             "derive_day",
             "repair_coach_day",
             "accept_event",
+            "enqueue",
             "retry_later",
             "move_due",
             "finish_entry",
@@ -181,10 +182,15 @@ class Scripts:
         outcome, *numbers = await self._run("repair_coach_day", keys, [_encode(entry), open_bits, occupied_bits])
         return Differences(DeriveOutcome(outcome.decode()), *numbers)
 
-    async def accept_event(self, mark: Key, stream: Key, remember_ms: int, event: str) -> bool:
+    async def accept_event(self, mark: Key, stream: Key, way: Key, remember_ms: int, event: str) -> bool:
         """Enqueue an incoming event unless it was before; True when it is new."""
-        reply = await self._run("accept_event", [mark, stream], [remember_ms, event])
+        reply = await self._run("accept_event", [mark, stream, way], [remember_ms, event])
         return reply[0] == b"accepted"
+
+    async def enqueue(self, stream: Key, way: Key, events: Sequence[tuple[str, int]]) -> int:
+        """Put (event, attempt to be made) into a stream, each unless it is on its way there; how many were not."""
+        _, added = await self._run("enqueue", [stream, way], [part for event in events for part in event])
+        return added
 
     async def retry_later(
         self, stream: Key, due: Key, group: str, entry_id: str, delay_ms: int, event: str, attempt: int
@@ -198,16 +204,18 @@ class Scripts:
         _, moved, wait_ms = await self._run("move_due", [stream, due], [most])
         return moved, wait_ms
 
-    async def finish_entry(self, stream: Key, group: str, entry_ids: Sequence[str]) -> int:
-        """Take finished entries off a stream; how many were there."""
-        _, gone = await self._run("finish_entry", [stream], [group, *entry_ids])
+    async def finish_entry(self, stream: Key, way: Key, group: str, entries: Sequence[tuple[str, str]]) -> int:
+        """Take finished entries (id, event) off a stream; how many were there."""
+        _, gone = await self._run(
+            "finish_entry", [stream, way], [group, *(part for entry in entries for part in entry)]
+        )
         return gone
 
     async def bury_entry(
-        self, stream: Key, dead: Key, group: str, entry_id: str, event: str, attempts: int, error: str
+        self, stream: Key, dead: Key, way: Key, group: str, entry_id: str, event: str, attempts: int, error: str
     ) -> bool:
         """Move an entry to the dead letters; False when somebody else finished it."""
-        reply = await self._run("bury_entry", [stream, dead], [group, entry_id, event, attempts, error])
+        reply = await self._run("bury_entry", [stream, dead, way], [group, entry_id, event, attempts, error])
         return reply[0] == b"buried"
 
     async def free_mark(self, mark: Key, owner: str) -> bool:

@@ -121,7 +121,9 @@ class RosterStore:
         for row in await self._database.fetch("weekly_windows", roster.org, wanted):
             column: int = row["coach_no"]
             weekday: int = row["weekday"]
-            windows.setdefault(column, _empty_week())[weekday].append(Window(row["start_minute"], row["end_minute"]))
+            if column not in windows:
+                windows[column] = _empty_week()
+            windows[column][weekday].append(Window(row["start_minute"], row["end_minute"]))
         overrides: dict[int, dict[date, tuple[Window, ...]]] = {}
         first, last = day_start(first_day - 2).date(), day_start(last_day + 2).date()
         for row in await self._database.fetch("schedule_overrides", roster.org, wanted, first, last):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from redis.asyncio import Redis
@@ -14,6 +15,7 @@ from service.claims.scripts import Scripts
 from service.clock import Clock
 from service.db.deliveries import AnswerStore, DeliveryStore, IncomingStore
 from service.db.rosters import RosterStore
+from service.db.sweep import SweepStore
 from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
 from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
 from service.delivery.dispatcher import Dispatcher, RetryPolicy
@@ -21,6 +23,7 @@ from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
 from service.delivery.stream import Stream
+from service.delivery.sweep import Sweep
 from service.delivery.watch import StreamWatch
 from service.delivery.worker import Loop, Worker, every
 from service.errors import BookingError
@@ -50,24 +53,38 @@ class WorkerTimes:
     """How the worker paces itself.
 
     `reclaim_idle_ms`: after how long an entry nobody finished is taken over; well above an attempt's length.
-    `calendar_sync_s`: 0 switches fetching off.
+    `calendar_sync_s`: 0 switches fetching off. `overdue_s`: after how long an event that nobody announced is one
+    that was lost.
     """
 
     policy: RetryPolicy
     reclaim_idle_ms: int
     reconcile_s: float
     calendar_sync_s: float
+    sweep_s: float = 30.0
+    overdue_s: float = 60.0
 
     @classmethod
     def of(
-        cls, *, attempts: int, delay_ms: int, timeout_ms: int, reconcile_ms: int, calendar_sync_s: float
+        cls,
+        *,
+        attempts: int,
+        delay_ms: int,
+        timeout_ms: int,
+        reclaim_idle_ms: int,
+        reconcile_ms: int,
+        calendar_sync_s: float,
+        sweep_ms: int,
+        overdue_ms: int,
     ) -> WorkerTimes:
-        """The times that follow from the settings."""
+        """The times the settings give; `reclaim_idle_ms` 0: well above what an attempt of `timeout_ms` may take."""
         return cls(
             policy=RetryPolicy(attempts=attempts, delay_ms=delay_ms),
-            reclaim_idle_ms=3 * timeout_ms + 10_000,
+            reclaim_idle_ms=reclaim_idle_ms or 3 * timeout_ms + 10_000,
             reconcile_s=reconcile_ms / 1000,
             calendar_sync_s=calendar_sync_s,
+            sweep_s=sweep_ms / 1000,
+            overdue_s=overdue_ms / 1000,
         )
 
 
@@ -82,6 +99,7 @@ def build_worker(
     calendar: CalendarApi,
     deliveries: DeliveryStore,
     incoming: IncomingStore,
+    sweep_store: SweepStore,
     answers: AnswerStore,
     roster_store: RosterStore,
     keeper: GridKeeper,
@@ -140,6 +158,16 @@ def build_worker(
     overdue = Overdue(
         store=incoming, roster_store=roster_store, shards=shards, streams=streams[INCOMING_STREAM], clock=clock
     )
+    sweep = Sweep(
+        store=sweep_store,
+        roster_store=roster_store,
+        shards=shards,
+        heard={destination.name: destination.types for destination in destinations},
+        streams=streams,
+        overdue_after=timedelta(seconds=times.overdue_s),
+        clock=clock,
+        metrics=metrics,
+    )
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
@@ -147,6 +175,7 @@ def build_worker(
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
         every("overdue events", _OVERDUE_S, overdue),
         every("old keys", FORGET_S, forget_keys),
+        every("sweeper", times.sweep_s, sweep),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),
     ]
     if times.calendar_sync_s:

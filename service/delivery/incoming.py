@@ -164,13 +164,7 @@ class Overdue:
             if not overdue:
                 continue
             stream = self._streams[self._shards.of(org).stream(INCOMING_STREAM)]
-            # Enqueued twice at worst, when an entry changes its place while we look: it is processed once.
-            on_their_way = await stream.events()
-            for event_id in overdue:
-                event = f"{org} {event_id}"
-                if event not in on_their_way:
-                    await stream.add(event)
-                    enqueued += 1
+            enqueued += await stream.add_all([(f"{org} {event_id}", 1) for event_id in overdue])
         if enqueued:
             _log.warning("events enqueued again", count=enqueued)
         return enqueued

@@ -76,6 +76,7 @@ class Stream:
     ) -> None:
         self.name = name
         self.key = keys.stream(name)
+        self._way = keys.way(name)
         self._due = keys.due(name)
         self._dead = keys.dead(name)
         self._redis = redis
@@ -85,7 +86,7 @@ class Stream:
         self._consumer = consumer
         self.reclaim_idle_ms = reclaim_idle_ms
         self._has_group = False
-        self._finishing: Batcher[str, None] = Batcher(self._finish, most=MOST_AT_ONCE)
+        self._finishing: Batcher[Entry, None] = Batcher(self._finish, most=MOST_AT_ONCE)
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """At most `count` entries nobody has read, waiting up to `block_ms` for the first."""
@@ -136,7 +137,7 @@ class Stream:
 
     async def finish(self, entry: Entry) -> None:
         """The entry's work is done; calls of one moment share a round trip."""
-        await self._finishing.submit(entry.entry_id)
+        await self._finishing.submit(entry)
 
     async def later(self, entry: Entry, delay_ms: int, attempt: int) -> None:
         """Put the entry off, to come back as attempt number `attempt`."""
@@ -151,6 +152,7 @@ class Stream:
             await self._scripts.bury_entry(
                 self.key,
                 self._dead,
+                self._way,
                 self._group,
                 entry.entry_id,
                 entry.event if event is None else event,
@@ -163,24 +165,17 @@ class Stream:
         async with self._redis_errors():
             return await self._scripts.move_due(self.key, self._due, most)
 
-    async def add(self, event: str, attempt: int = 1) -> None:
-        """Add an entry about an event."""
-        async with self._redis_errors():
-            await self._redis.xadd(self.key, {"event": event, "attempt": attempt})
+    async def add(self, event: str, attempt: int = 1) -> bool:
+        """Add an entry about an event; False when the event is on its way already."""
+        return await self.add_all([(event, attempt)]) == 1
 
-    async def events(self) -> set[str]:
-        """The events of all entries: unread, pending, and due later."""
-        redis: Any = self._redis
-        async with self._redis_errors():
-            members: list[bytes] = await redis.zrange(self._due, 0, -1)
-            found = {member.decode(errors="replace").partition(" ")[2] for member in members}
-            start = "-"
-            while True:
-                page = _entries(await redis.xrange(self.key, start, "+", count=_PAGE))
-                found.update(entry.event for entry in page)
-                if len(page) < _PAGE:
-                    return found
-                start = f"({page[-1].entry_id}"
+    async def add_all(self, events: Sequence[tuple[str, int]]) -> int:
+        """Add entries for (event, attempt to be made); how many were not on their way already."""
+        added = 0
+        for first in range(0, len(events), _PAGE):
+            async with self._redis_errors():
+                added += await self._scripts.enqueue(self.key, self._way, events[first : first + _PAGE])
+        return added
 
     async def figures(self) -> Figures:
         """How much there is, by Redis' clock."""
@@ -204,10 +199,11 @@ class Stream:
             pass
         self._has_group = True
 
-    async def _finish(self, entry_ids: list[str]) -> Sequence[None]:
+    async def _finish(self, entries: list[Entry]) -> Sequence[None]:
         async with self._redis_errors():
-            await self._scripts.finish_entry(self.key, self._group, entry_ids)
-        return [None] * len(entry_ids)
+            done = [(entry.entry_id, entry.event) for entry in entries]
+            await self._scripts.finish_entry(self.key, self._way, self._group, done)
+        return [None] * len(entries)
 
     @asynccontextmanager
     async def _redis_errors(self) -> AsyncGenerator[None]:

@@ -41,6 +41,7 @@ class AcceptCalendarEvent:
             await self._scripts.accept_event(
                 keys.accepted(org, event_id),
                 keys.stream(INCOMING_STREAM),
+                keys.way(INCOMING_STREAM),
                 _REMEMBERED // timedelta(milliseconds=1),
                 f"{org} {event_id}",
             )

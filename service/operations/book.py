@@ -95,9 +95,12 @@ class Book:
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
         while attempts < CLAIM_ATTEMPTS:
+            roster = await self._rosters.get(caller.org)
             try:
-                plan = plan_of(request, await self._rosters.get(caller.org), self._clock.now())
+                plan = plan_of(request, roster, self._clock.now())
             except BookingError as problem:
+                if (await self._rosters.current(caller.org)).version != roster.version:
+                    continue  # what an old roster refuses a new one may not
                 return await self._replay_or_raise(problem, request, caller, rate)
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
             reply = await self._claiming.ask(self._admission(request, caller, rate, plan, appointment_id.hex), rate)

@@ -106,7 +106,7 @@ class FindAvailability:
         now = self._clock.now()
         team = calendar.team if coach is None else tuple(c for c in calendar.team if c == coach.column)
         first = max(start, earliest_start(calendar, now))
-        last = min(end, latest_start(calendar, now) + timedelta(seconds=1))
+        last = min(end, latest_start(calendar, now) + timedelta(microseconds=1))
         if not team or first >= last:
             return FreeSlots(roster, calendar, start, end, ())
         matrix, planes = await self._free(roster, calendar, team, five_minute_ceil(first), last)

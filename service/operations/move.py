@@ -153,7 +153,7 @@ class MoveAppointment:
 
     async def _plan(self, before: Appointment, wish: MoveWish) -> MovePlan | None:
         """Where it would go; None when only what is noted with it changes."""
-        roster = await self._rosters.get(before.org)
+        roster = await self._rosters.current(before.org)
         considered = await self._appointments.last_considered(before.org, before.appointment_id)
         move = plan_move(before, wish, roster, considered, self._clock.now())
         if move is not None and before.status is not Status.SCHEDULED:

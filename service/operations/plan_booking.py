@@ -66,7 +66,7 @@ def plan_of(request: BookingRequest, roster: Roster, now: datetime) -> Plan:
 
 def check_start(calendar: Calendar, start: datetime, now: datetime) -> None:
     """Raise InvalidRequest for a start in the past, too soon or too far ahead."""
-    if start <= now:
+    if start < now:
         raise InvalidRequest([("start_time", "is in the past")])
     if start < earliest_start(calendar, now):
         raise InvalidRequest([("start_time", f"needs at least {calendar.min_notice_minutes} minutes' notice")])

@@ -39,6 +39,18 @@ class Rosters:
         kept = self._kept.get(org)
         return kept if kept is not None else await self.refresh(org, None)
 
+    async def current(self, org: int) -> Roster:
+        """The roster as every process knows it now: read again where the one beside the grid is another.
+
+        For who would refuse by a roster, or look at nothing else. Raises Unavailable when it must be read and cannot.
+        """
+        kept = await self.get(org)
+        try:
+            version = await self._grid.has_roster(org)
+        except Unavailable:
+            return kept
+        return kept if version == kept.version else await self.refresh(org, kept)
+
     async def refresh(self, org: int, seen: Roster | None) -> Roster:
         """The roster read again and published, unless somebody else just did after `seen` was looked at."""
         async with self._locks.setdefault(org, asyncio.Lock()):

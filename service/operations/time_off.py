@@ -226,11 +226,7 @@ class TimeOff:
 
     async def _reopen(self, org: int, coach_id: str, start: datetime, end: datetime, event_id: str) -> None:
         coach = await self._people.coach(org, coach_id)
-
-        def id_of_rest(whole: uuid.UUID) -> uuid.UUID:
-            return uuid.uuid5(whole, event_id)
-
-        await self._periods.open(org, coach.column, start, end, id_of_rest)
+        await self._periods.open(org, coach.column, start, end, lambda whole: uuid.uuid5(whole, event_id))
         await self._put_right(org, coach.column, start, end)
 
     async def _put_right(self, org: int, column: int, start: datetime, end: datetime) -> None:

@@ -115,6 +115,8 @@ class Treatment:
 
     async def _act(self, found: Appointment) -> Appointment:
         reason = self._period.reason or REASON
+        # One that was moved out of the period since it was looked at stays where and what it is.
+        versions = frozenset({found.version})
         if self._existing is Existing.CANCEL:
             return await self._change.cancel(
                 self._org,
@@ -122,6 +124,7 @@ class Treatment:
                 reason=reason,
                 actor=self._actor,
                 correlation_id=self._correlation_id,
+                versions=versions,
             )
         return await self._move(
             self._org,
@@ -129,8 +132,7 @@ class Treatment:
             MoveWish(others_only=True),
             actor=self._actor,
             correlation_id=self._correlation_id,
-            # One that was moved out of the period since it was looked at stays where it was moved to.
-            versions=frozenset({found.version}),
+            versions=versions,
             reason=reason,
         )
 

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from service.app import Services
 from service.claims.connection import connect
+from service.db.sweep import SweepStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.dispatcher import RetryPolicy
 from service.delivery.stream import Stream
@@ -81,6 +82,8 @@ class Bench:
         timeout_s: float = 5.0,
         idle_ms: int = 60_000,
         consumer: str = "worker",
+        sweep_s: float = 30.0,
+        overdue_s: float = 60.0,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -96,6 +99,7 @@ class Bench:
             calendar=CalendarApi(calendar, self.session, timeout_s),
             deliveries=s.deliveries,
             incoming=s.incoming,
+            sweep_store=SweepStore(s.database),
             answers=s.answers,
             roster_store=s.roster_store,
             keeper=s.keeper,
@@ -104,7 +108,14 @@ class Bench:
             reconcile=s.reconcile,
             sync_calendars=self.sync(calendar),
             forget_keys=forgetting(s),
-            times=WorkerTimes(policy=policy, reclaim_idle_ms=idle_ms, reconcile_s=0.2, calendar_sync_s=0),
+            times=WorkerTimes(
+                policy=policy,
+                reclaim_idle_ms=idle_ms,
+                reconcile_s=0.2,
+                calendar_sync_s=0,
+                sweep_s=sweep_s,
+                overdue_s=overdue_s,
+            ),
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,

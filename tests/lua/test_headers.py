@@ -56,5 +56,5 @@ def test_a_header_has_a_sentence_and_types_its_keys(script: str) -> None:
     assert lines[1].startswith("-- ")
     keys = [line for line in lines if line.startswith("-- KEYS[")]
     assert keys
-    assert all(any(word in line for word in ("string", "hash", "stream", "zset", "keys")) for line in keys)
+    assert all(any(word in line for word in ("string", "hash", "stream", "zset", "set", "keys")) for line in keys)
     assert headers()[script], "no outcomes"

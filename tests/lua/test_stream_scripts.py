@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.claims.messages import Settlement
 from tests.lua.world import ORG, World
 
 GROUP = "workers"
@@ -14,10 +15,17 @@ GROUP = "workers"
 async def _entry(world: World, event: str = "event-1") -> tuple[str, str]:
     """A stream with one entry that a consumer has read; (stream, entry id)."""
     stream = world.keys.stream("crm")
-    entry_id: Any = await world.redis.xadd(stream, {"event": event, "attempt": "1"})
+    await world.scripts.enqueue(stream, world.keys.way("crm"), [(event, 1)])
+    ((entry_id, _),) = await _entries(world, stream)
     await world.redis.xgroup_create(stream, GROUP, id="0")
     await world.redis.xreadgroup(GROUP, "c", {stream: ">"})
     return stream, entry_id.decode()
+
+
+async def _entries(world: World, stream: str) -> list[tuple[bytes, Any]]:
+    """(id, fields) of what is in a stream."""
+    found: Any = await world.redis.xrange(stream)
+    return found
 
 
 async def _left(world: World, stream: str) -> tuple[int, int]:
@@ -29,7 +37,10 @@ async def _left(world: World, stream: str) -> tuple[int, int]:
 @pytest.mark.outcome("accept_event", "accepted", "duplicate")
 async def test_an_event_is_accepted_once(world: World) -> None:
     mark, stream = world.keys.accepted(ORG, "event-1"), world.keys.stream("calendar-events")
-    accepted = [await world.scripts.accept_event(mark, stream, 60_000, "body") for _ in range(3)]
+    accepted = [
+        await world.scripts.accept_event(mark, stream, world.keys.way("calendar-events"), 60_000, "body")
+        for _ in range(3)
+    ]
     assert accepted == [True, False, False]
     assert (await world.snapshot())[stream] == [{b"event": b"body", b"attempt": b"1"}]
     assert 0 < await world.redis.pttl(mark) <= 60_000
@@ -38,9 +49,13 @@ async def test_an_event_is_accepted_once(world: World) -> None:
 @pytest.mark.outcome("finish_entry", "finished", "absent")
 async def test_a_finished_entry_is_acknowledged_and_gone(world: World) -> None:
     stream, entry_id = await _entry(world)
-    assert await world.scripts.finish_entry(stream, GROUP, [entry_id, "1-1"]) == 1
+    way = world.keys.way("crm")
+    await world.redis.sadd(way, "other")  # type: ignore[misc]
+    assert await world.scripts.finish_entry(stream, way, GROUP, [(entry_id, "event-1"), ("1-1", "other")]) == 1
     assert await _left(world, stream) == (0, 0)
-    assert await world.scripts.finish_entry(stream, GROUP, [entry_id]) == 0
+    # Only what was there is no longer on its way.
+    assert await world.redis.smembers(way) == {b"other"}  # type: ignore[misc]
+    assert await world.scripts.finish_entry(stream, way, GROUP, [(entry_id, "event-1")]) == 0
 
 
 @pytest.mark.outcome("retry_later", "scheduled", "absent")
@@ -73,8 +88,38 @@ async def test_no_more_are_moved_than_asked_for_and_the_earliest_first(world: Wo
 @pytest.mark.outcome("bury_entry", "buried", "absent")
 async def test_a_buried_entry_lies_among_the_dead_letters_once(world: World) -> None:
     stream, entry_id = await _entry(world)
-    dead = world.keys.dead("crm")
-    assert await world.scripts.bury_entry(stream, dead, GROUP, entry_id, "event-1", 12, "HTTP 400")
-    assert not await world.scripts.bury_entry(stream, dead, GROUP, entry_id, "event-1", 12, "HTTP 400")
+    dead, way = world.keys.dead("crm"), world.keys.way("crm")
+    assert await world.scripts.bury_entry(stream, dead, way, GROUP, entry_id, "event-1", 12, "HTTP 400")
+    assert not await world.scripts.bury_entry(stream, dead, way, GROUP, entry_id, "event-1", 12, "HTTP 400")
     assert await _left(world, stream) == (0, 0)
     assert (await world.snapshot())[dead] == [{b"event": b"event-1", b"attempts": b"12", b"error": b"HTTP 400"}]
+    assert not await world.redis.exists(way)
+
+
+@pytest.mark.outcome("enqueue", "enqueued", "on_its_way")
+@pytest.mark.outcome("settle_claim", "absent")
+@pytest.mark.outcome("retry_later", "scheduled")
+@pytest.mark.outcome("move_due", "moved")
+async def test_an_event_on_its_way_is_not_enqueued_again_wherever_it_is(world: World) -> None:
+    stream, entry_id = await _entry(world, "1 2 3")
+    way, due = world.keys.way("crm"), world.keys.due("crm")
+
+    async def again() -> int:
+        added = await world.scripts.enqueue(stream, way, [("1 2 3", 1)])
+        await world.gate.settle(Settlement(ORG, None, "1 2 3", ("crm",)))
+        return added
+
+    assert await again() == 0, "being worked on"
+    await world.scripts.retry_later(stream, due, GROUP, entry_id, 0, "1 2 3", 2)
+    assert await again() == 0, "due later"
+    await world.redis.zadd(due, {"2 1 2 3": 1})
+    await world.scripts.move_due(stream, due, 10)
+    assert await again() == 0, "waiting once more"
+    (entry,) = await _entries(world, stream)
+    assert entry[1] == {b"event": b"1 2 3", b"attempt": b"2"}
+    await world.scripts.finish_entry(stream, way, GROUP, [(entry[0].decode(), "1 2 3")])
+    assert await world.scripts.enqueue(stream, way, [("1 2 3", 4), ("1 2 4", 1)]) == 2
+    assert [fields for _, fields in await _entries(world, stream)] == [
+        {b"event": b"1 2 3", b"attempt": b"4"},
+        {b"event": b"1 2 4", b"attempt": b"1"},
+    ]

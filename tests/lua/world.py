@@ -173,6 +173,8 @@ class World:
             elif kind == b"hash":
                 found[key] = await self.redis.hgetall(key)  # type: ignore[misc]
                 found[key].pop(b"revision", None)
+            elif kind == b"set":
+                found[key] = await self.redis.smembers(key)  # type: ignore[misc]
             elif kind == b"stream":
                 found[key] = [fields for _, fields in await self.redis.xrange(key) or ()]
             else:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import date
-from typing import Any
+from collections.abc import Awaitable, Callable
+from datetime import date, datetime
+from typing import Any, TypeAlias
+from uuid import UUID
 
+from service.domain.appointment import Appointment
+from service.operations.time_off import Absence, Away, TimeOff
+from service.operations.treat_appointments import Existing
 from tests.api.client import Client
 from tests.api_people.asking import local, made, seen
+
+COACH, OTHER = "coach-1", "coach-3"  # the team of cal-3
+Reassigning: TypeAlias = Callable[[], Awaitable[Appointment]]
+# What is done instead of moving an appointment: its id, and the move.
+Around: TypeAlias = Callable[[UUID, Reassigning], Awaitable[Appointment]]
 
 
 def path(coach: str) -> str:
@@ -51,3 +61,14 @@ def outcomes(answer: dict[str, Any]) -> dict[str, tuple[str, str]]:
     found = {one["appointment_id"]: (one["outcome"], one["coach_id"]) for one in answer["affected"]}
     assert len(found) == len(answer["affected"])
     return found
+
+
+def absence(start: str, end: str, existing: Existing = Existing.REASSIGN) -> Absence:
+    """A wish for a period."""
+    begin, stop = datetime.fromisoformat(start), datetime.fromisoformat(end)
+    return Absence(start=begin, end=stop, reason=None, existing=existing, source="api")
+
+
+async def set_by(time_off: TimeOff, org: int, wish: Absence, **more: Any) -> Away:
+    """The operation, without HTTP."""
+    return await time_off.close(org, COACH, wish, actor="tests", correlation_id="corr-1", **more)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -12,9 +13,7 @@ from service.app import Services
 from tests.api.client import Client, booking
 from tests.api_people.asking import booked, changed, clock_starts, differences, local, made, weekday
 from tests.invariants.looks import overlaps
-from tests.time_off.asking import away, back, outcomes, shown, story
-
-COACH, OTHER = "coach-1", "coach-3"  # the team of cal-3
+from tests.time_off.asking import COACH, OTHER, away, back, outcomes, shown, story
 
 
 async def inside(api: Client, day: date, *clocks: str, calendar: str = "cal-3") -> list[dict[str, Any]]:
@@ -179,3 +178,20 @@ async def test_a_period_of_several_days_treats_them_all_in_order_of_time(
     wanted = {one["appointment_id"]: ("reassigned", OTHER) for one in appointments}
     assert list(outcomes(answer).items()) == list(wanted.items())
     await undisturbed()
+
+
+async def test_what_is_over_is_history_and_what_is_going_on_is_not(api: Client, services: Services, org: int) -> None:
+    over, going_on = await inside(api, weekday(0), "10:00", "11:00")
+    now = datetime.now(UTC)
+    async with services.database.writing() as connection:
+        for one, minutes in ((over, 60), (going_on, 5)):
+            await connection.execute(
+                "UPDATE appointments SET starts_at = $2, ends_at = $3, occupied = tstzrange($2, $3)"
+                " WHERE appointment_id = $1",
+                UUID(one["appointment_id"]),
+                now - timedelta(minutes=minutes),
+                now - timedelta(minutes=minutes - 30),
+            )
+    period = {"start_time": (now - timedelta(days=3)).isoformat(), "end_time": (now + timedelta(hours=1)).isoformat()}
+    answer = await made(api, f"/api/coaches/{COACH}/time-off", **period, existing="keep")
+    assert outcomes(answer) == {going_on["appointment_id"]: ("kept", COACH)}

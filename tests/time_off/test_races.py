@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -17,30 +17,29 @@ from service.app import Services
 from service.claims.grid import PendingEntry
 from service.db.commit import Committed, NewBooking
 from service.domain.appointment import Appointment
-from service.errors import OutcomeUnknown, Unavailable
 from service.operations.plan_move import MoveWish
-from service.operations.time_off import Absence, Away, TimeOff
+from service.operations.time_off import TimeOff
 from service.operations.treat_appointments import Existing
-from tests.api.client import Answer, Client, assert_problem, booking
+from tests.api.client import Answer, Client, booking
 from tests.api_people.asking import booked, changed, clock_starts, differences, local, seen, weekday
 from tests.invariants.looks import overlaps
 from tests.servers import eventually
-from tests.time_off.asking import away, back, outcomes, path, scheduled, shown, story
+from tests.time_off.asking import (
+    COACH,
+    OTHER,
+    Around,
+    Reassigning,
+    absence,
+    away,
+    outcomes,
+    path,
+    scheduled,
+    set_by,
+    shown,
+    story,
+)
 
-Reassigning: TypeAlias = Callable[[], Awaitable[Appointment]]
-COACH, OTHER = "coach-1", "coach-3"  # the team of cal-3
 ROUNDS = 50
-
-
-def absence(start: str, end: str, existing: Existing = Existing.REASSIGN) -> Absence:
-    """A wish for a period."""
-    begin, stop = datetime.fromisoformat(start), datetime.fromisoformat(end)
-    return Absence(start=begin, end=stop, reason=None, existing=existing, source="api")
-
-
-async def set_by(time_off: TimeOff, org: int, wish: Absence, **more: Any) -> Away:
-    """The operation, without HTTP."""
-    return await time_off.close(org, COACH, wish, actor="tests", correlation_id="corr-1", **more)
 
 
 async def test_fifty_times_bookings_race_with_the_period_and_none_is_left_out(
@@ -120,22 +119,6 @@ async def test_a_claim_made_before_is_waited_for_and_then_treated(
     assert (str(affected.appointment_id), affected.coach_id) == (appointment["appointment_id"], OTHER)
 
 
-async def test_a_claim_that_never_ends_is_waited_for_so_long_and_no_longer(
-    api: Client, services: Services, org: int, time_off: TimeOff, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monday = weekday(0)
-
-    async def lost(_: NewBooking) -> Committed:
-        raise OutcomeUnknown("the answer was lost")
-
-    monkeypatch.setattr(services.committer, "commit", lost)
-    answer = await api.book(booking(local(monday, "10:00"), "cal-3", coach_id=COACH))
-    assert_problem(answer, 503, "OUTCOME_UNKNOWN")
-    time_off._patience_s = 0.2
-    set_now = await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00")))
-    assert (set_now.affected, set_now.finished) == ([], False)
-
-
 async def test_two_coaches_away_at_once_give_each_other_nothing_that_stays(
     api: Client, second: Client, services: Services, org: int
 ) -> None:
@@ -175,23 +158,6 @@ async def test_it_goes_on_when_the_caller_goes_away(
     await eventually(lambda: len(services.tasks) == 0, what="the end of the work")
 
 
-Around: TypeAlias = Callable[[UUID, Reassigning], Awaitable[Appointment]]
-
-
-@pytest.fixture
-def moves_by(services: Services, monkeypatch: pytest.MonkeyPatch) -> Callable[[Around], None]:
-    """Moving an appointment as it is, with something before or after it."""
-    really = services.move._move
-
-    def put(around: Around) -> None:
-        async def instead(org: int, appointment_id: UUID, *rest: Any) -> Appointment:
-            return await around(appointment_id, lambda: really(org, appointment_id, *rest))
-
-        monkeypatch.setattr(services.move, "_move", instead)
-
-    return put
-
-
 async def test_one_that_is_cancelled_meanwhile_is_looked_at_again(
     api: Client, second: Client, org: int, time_off: TimeOff, moves_by: Callable[[Around], None]
 ) -> None:
@@ -209,139 +175,66 @@ async def test_one_that_is_cancelled_meanwhile_is_looked_at_again(
     assert [kind for kind, _ in await story(api, appointment)] == ["appointment.created", "appointment.cancelled"]
 
 
+@pytest.mark.parametrize("existing", [Existing.REASSIGN, Existing.CANCEL])
 async def test_one_that_is_moved_out_of_the_period_meanwhile_stays_where_it_is(
     api: Client,
     second: Client,
     services: Services,
     org: int,
     time_off: TimeOff,
-    moves_by: Callable[[Around], None],
+    monkeypatch: pytest.MonkeyPatch,
+    existing: Existing,
 ) -> None:
     monday = weekday(0)
     appointment = await booked(api, local(monday, "10:00"), "cal-3", COACH)
-    really = services.move._move
+    move, cancel = services.move._move, services.change._change
     wish = MoveWish(start_time=datetime.fromisoformat(local(monday, "14:00")))
 
-    async def around(appointment_id: UUID, reassign: Reassigning) -> Appointment:
-        await really(org, appointment_id, wish, "tests", "corr-2", None, None)
+    async def moved_and(act: Any, appointment_id: UUID, *rest: Any) -> Appointment:
+        await move(org, appointment_id, wish, "tests", "corr-2", None, None)
+        return await act(org, appointment_id, *rest)
+
+    monkeypatch.setattr(services.move, "_move", lambda _, *rest: moved_and(move, *rest))
+    monkeypatch.setattr(services.change, "_change", lambda _, *rest: moved_and(cancel, *rest))
+    answer = await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00"), existing))
+    assert [(one.outcome, one.coach_id) for one in answer.affected] == [("kept", COACH)]
+    now = await shown(second, appointment)
+    assert (now["coach_id"], now["version"], now["status"]) == (COACH, 2, "scheduled")
+    assert datetime.fromisoformat(now["start_time"]) == wish.start_time
+
+
+async def test_one_whose_claim_redis_lost_is_found_by_the_second_look(
+    api: Client,
+    services: Services,
+    org: int,
+    time_off: TimeOff,
+    moves_by: Callable[[Around], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monday = weekday(0)
+    first = await booked(api, local(monday, "10:00"), "cal-3", COACH)
+    claimed, go_on = asyncio.Event(), asyncio.Event()
+    commit = services.committer.commit
+
+    async def later(one: NewBooking) -> Committed:
+        claimed.set()
+        await go_on.wait()
+        return await commit(one)
+
+    monkeypatch.setattr(services.committer, "commit", later)
+    under_way = asyncio.ensure_future(api.book(booking(local(monday, "11:00"), "cal-3", 1, coach_id=COACH)))
+    await asyncio.wait_for(claimed.wait(), 10)
+    await services.redis.flushall()
+
+    async def around(_: UUID, reassign: Reassigning) -> Appointment:
+        go_on.set()  # the first is being treated: now the other one comes in
+        await under_way
         return await reassign()
 
     moves_by(around)
     answer = await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00")))
-    assert [(one.outcome, one.coach_id) for one in answer.affected] == [("kept", COACH)]
-    now = await shown(second, appointment)
-    assert (now["coach_id"], now["version"]) == (COACH, 2)
-    assert datetime.fromisoformat(now["start_time"]) == wish.start_time
-
-
-async def test_one_whose_answer_was_lost_is_reported_as_what_became_of_it(
-    api: Client, org: int, time_off: TimeOff, moves_by: Callable[[Around], None]
-) -> None:
-    monday = weekday(0)
-    appointment = await booked(api, local(monday, "10:00"), "cal-3", COACH)
-
-    async def around(_: UUID, reassign: Reassigning) -> Appointment:
-        await reassign()
-        raise OutcomeUnknown("the answer was lost")
-
-    moves_by(around)
-    answer = await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00")))
-    assert [(one.outcome, one.coach_id) for one in answer.affected] == [("reassigned", OTHER)]
-    assert answer.finished
-    assert [kind for kind, _ in await story(api, appointment)] == ["appointment.created", "appointment.reassigned"]
-
-
-async def test_while_a_server_is_away_they_are_kept_and_done_when_it_is_set_again(
-    api: Client, second: Client, org: int, time_off: TimeOff, moves_by: Callable[[Around], None]
-) -> None:
-    monday = weekday(0)
-    appointment = await booked(api, local(monday, "10:00"), "cal-3", COACH)
-    wish, name = absence(local(monday, "09:00"), local(monday, "12:00")), UUID(int=7)
-    calls = 0
-
-    async def around(_: UUID, __: Reassigning) -> Appointment:
-        nonlocal calls
-        calls += 1
-        raise Unavailable("Redis did not answer")
-
-    moves_by(around)
-    first = await set_by(time_off, org, wish, time_off_id=name)
-    assert [(one.outcome, one.coach_id) for one in first.affected] == [("kept", COACH)]
-    assert not first.finished
-    assert calls > 1, "it was tried more than once"
-    assert await shown(api, appointment) == appointment
-    moves_by(lambda _, reassign: reassign())
-    then = await set_by(time_off, org, wish, time_off_id=name)
-    assert [(one.outcome, one.coach_id) for one in then.affected] == [("reassigned", OTHER)]
-    assert then.finished
-    assert then.period == first.period
-    assert len((await seen(second, path(COACH)))["time_off"]) == 1
-
-
-async def test_what_nobody_can_know_is_not_called_kept(
-    api: Client, org: int, time_off: TimeOff, moves_by: Callable[[Around], None]
-) -> None:
-    monday = weekday(0)
-    await booked(api, local(monday, "10:00"), "cal-3", COACH)
-
-    async def around(_: UUID, __: Reassigning) -> Appointment:
-        raise OutcomeUnknown("the answer was lost")
-
-    moves_by(around)
-    with pytest.raises(OutcomeUnknown):
-        await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00")))
-
-
-async def test_lost_answers_of_postgres_are_asked_for_again(
-    api: Client, second: Client, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monday = weekday(0)
-    write, lost = services.database.write, Counter[str]()
-
-    async def loses_the_first(name: str, *arguments: Any) -> list[Any]:
-        rows = await write(name, *arguments)
-        if name.endswith("_time_off"):
-            lost[name] += 1
-            if lost[name] == 1:
-                raise OutcomeUnknown("the answer was lost")
-        return rows
-
-    monkeypatch.setattr(services.database, "write", loses_the_first)
-    period = await away(api, COACH, monday, "09:00", "12:00")
-    (kept,) = (await seen(second, path(COACH)))["time_off"]
-    assert kept["time_off_id"] == period["time_off_id"]
-    await back(api, COACH, period["time_off_id"])
-    assert (await seen(second, path(COACH)))["time_off"] == []
-    assert lost == {"add_time_off": 2, "remove_time_off": 2}
-    assert len(await clock_starts(second, COACH, monday)) == 31
-
-
-async def test_once_it_is_written_an_outage_of_redis_fails_nothing(
-    api: Client,
-    second: Client,
-    services: Services,
-    org: int,
-    time_off: TimeOff,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monday = weekday(0)
-    appointment = await booked(api, local(monday, "10:00"), "cal-3", COACH)
-    repair, outages = services.keeper.repair, itertools.chain([True, True], itertools.repeat(False))
-
-    async def away_for_a_moment(*arguments: Any, **more: Any) -> Any:
-        if next(outages):
-            raise Unavailable("Redis did not answer")
-        return await repair(*arguments, **more)
-
-    monkeypatch.setattr(services.keeper, "repair", away_for_a_moment)
-    answer = await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00"), Existing.CANCEL))
-    assert answer.finished
-    assert (await clock_starts(second, COACH, monday))[0] == "12:00"
-    outages = itertools.repeat(True)
-    time_off._patience_s = 0.2
-    answer = await set_by(time_off, org, absence(local(monday, "12:00"), local(monday, "13:00")))
-    assert (answer.affected, answer.finished) == ([], False)
-    assert (await shown(api, appointment))["status"] == "cancelled"
-    ended = await time_off.remove(org, COACH, answer.period.time_off_id)
-    assert ended == answer.period
-    assert len((await seen(second, path(COACH)))["time_off"]) == 1
+    late = (await under_way).json
+    assert {str(one.appointment_id): (one.outcome, one.coach_id) for one in answer.affected} == {
+        first["appointment_id"]: ("reassigned", OTHER),
+        late["appointment_id"]: ("reassigned", OTHER),
+    }

@@ -1,0 +1,58 @@
+"""A CRM and an external calendar at their worst: each request is answered by chance, and every one is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import web
+
+POISON = "poison"
+
+
+@dataclass
+class Receiver:
+    """Answers 200, 500, 429 with Retry-After, not at all, or by a reset; what names the poison is always refused.
+
+    `seen` holds, by idempotency key, the distinct requests (path and body) that came under it; `done` the keys that
+    were answered 200.
+    """
+
+    chance: random.Random
+    calm: bool = False
+    seen: dict[str, set[tuple[str, bytes]]] = field(default_factory=lambda: defaultdict(set))
+    done: list[str] = field(default_factory=list)
+    requests: int = 0
+
+    @property
+    def app(self) -> web.Application:
+        """The application."""
+        app = web.Application()
+        app.router.add_post("/{path:.*}", self._receive)
+        return app
+
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        self.requests += 1
+        key = request.headers.get("X-Idempotency-Key", "")
+        if key:
+            self.seen[key].add((request.path, body))
+        if POISON.encode() in body:
+            return web.json_response({"error": "never"}, status=400)
+        mood = 1.0 if self.calm else self.chance.random()
+        if mood < 0.12:
+            return web.json_response({"error": "broken"}, status=500)
+        if mood < 0.22:
+            return web.json_response({"error": "later"}, status=429, headers={"Retry-After": "0"})
+        if mood < 0.26:
+            await asyncio.sleep(30)
+        if mood < 0.34 and request.transport is not None:
+            request.transport.abort()
+            return web.Response()
+        if key:
+            self.done.append(key)
+        answer = {"success": True, "crm_id": f"crm-{self.requests}", "block_id": f"block-{self.requests}"}
+        return web.Response(body=orjson.dumps(answer), content_type="application/json")
