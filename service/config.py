@@ -218,7 +218,7 @@ class Settings:
         0,
         _integer(0, 3_600_000),
         "milliseconds",
-        "After how long work a worker read and did not finish is taken over; 0: three times WEBHOOK_TIMEOUT_MS and 10 s.",
+        "After how long work that a worker left unfinished is taken over; 0: three times WEBHOOK_TIMEOUT_MS and 10 s.",
     )
     sweep_interval_ms: int = _setting(
         "SWEEP_INTERVAL_MS",
