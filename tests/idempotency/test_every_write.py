@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from service.app import Services, open_services
+from service.errors import Unavailable
 from service.operations.carry_out_once import CarryOutOnce
 from tests.api.client import Answer, Client, all_at_once, assert_problem
 from tests.api_people.conftest import served
@@ -17,8 +18,11 @@ from tests.idempotency.writes import EXAMPLES, OWN_IDENTITY, Write, counted, dif
 KEPT = ("Location", "ETag", "Content-Type")
 
 
-class Died(Exception):
-    """The process ended here."""
+class Died(Unavailable):
+    """The process ended here; a kind of error that is not logged at length."""
+
+    def __init__(self) -> None:
+        super().__init__("it died")
 
 
 def same(answer: Answer, first: Answer) -> bool:
@@ -75,7 +79,7 @@ async def test_a_process_that_dies_after_the_effect_leaves_one_effect_however_of
         before = await counted(sql)
         with monkeypatch.context() as patch:
             patch.setattr(CarryOutOnce, "_carry_out", _dies_after)
-            assert (await write(api, key)).status == 500
+            assert (await write(api, key)).status == 503
         assert difference(before, await counted(sql)) == example.adds, name
         await time_passes(sql, services.redis)
         answers = await all_at_once(write((api, second)[n % 2], key) for n in range(4))
@@ -99,7 +103,7 @@ async def test_a_process_that_dies_before_the_effect_leaves_the_key_to_the_same_
         write, other, key = await example.ready(api, 1), await example.ready(api, 2), uuid4().hex
         with monkeypatch.context() as patch:
             patch.setattr(CarryOutOnce, "_carry_out", _dies_before)
-            assert (await write(api, key)).status == 500
+            assert (await write(api, key)).status == 503
         await time_passes(sql, services.redis)
         before = await counted(sql)
         assert_problem(await other(second, key), 422, "IDEMPOTENCY_KEY_REUSED")
