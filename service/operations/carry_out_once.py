@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -72,6 +73,7 @@ class CarryOutOnce:
         self._hold_s = hold_s
         self._counter = metrics.keyed_requests
         self._chance = random.Random()
+        self._under_way: dict[tuple[int, str], asyncio.Event] = {}
 
     async def __call__(
         self,
@@ -93,9 +95,30 @@ class CarryOutOnce:
         work: Callable[[KeyHold], Awaitable[Response]],
         answer_of: Callable[[Response], FinalAnswer | None],
     ) -> Response | Replay:
-        owner = UUID(int=uuid_utils.uuid7().int)
+        """Wait for the same key in this process, if it is asked for here, and then ask the others."""
+        give_up = asyncio.get_running_loop().time() + PATIENCE_S
+        place, ended = (request.org, request.key), asyncio.Event()
+        under_way = self._under_way.setdefault(place, ended)
+        if under_way is not ended:
+            # A crowd of duplicates would slow down the one they wait for.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(under_way.wait(), PATIENCE_S)
+        try:
+            return await self._ask(request, give_up, work, answer_of)
+        finally:
+            if under_way is ended:
+                del self._under_way[place]
+                ended.set()
+
+    async def _ask(
+        self,
+        request: KeyedRequest,
+        give_up: float,
+        work: Callable[[KeyHold], Awaitable[Response]],
+        answer_of: Callable[[Response], FinalAnswer | None],
+    ) -> Response | Replay:
+        owner, pause = UUID(int=uuid_utils.uuid7().int), _FIRST_LOOK_S
         clock = asyncio.get_running_loop().time
-        give_up, pause = clock() + PATIENCE_S, _FIRST_LOOK_S
         while True:
             # Looked at before the key is, so that the last look is never an early one.
             last = clock() >= give_up
