@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -126,6 +127,7 @@ class DeliveryRoutes:
                 handler=self.replay,
                 scope="write",
                 tag="webhooks",
+                idempotency="optional",
                 answer=DeliveryShape,
                 status=202,
                 errors=(404, 409),
@@ -138,6 +140,7 @@ class DeliveryRoutes:
                 handler=self.replay_dead,
                 scope="write",
                 tag="webhooks",
+                idempotency="optional",
                 answer=DeadReplayed,
                 status=202,
                 errors=(404,),
@@ -168,16 +171,23 @@ class DeliveryRoutes:
 
     async def replay(self, call: Call) -> HTTPResponse:
         """POST /api/webhooks/deliveries/{delivery_id}/replay"""
-        asked = await self._deliveries.replay(*_of_path(call))
-        return HTTPResponse(orjson.dumps(_shown(asked)), 202, content_type=JSON)
+        return _asked(await self._deliveries.replay(*_of_path(call), complete=call.completing(_asked)))
 
     async def replay_dead(self, call: Call) -> HTTPResponse:
         """POST /api/webhooks/destinations/{destination}/replay"""
         destination = call.path["destination"]
         if not _DESTINATION.fullmatch(destination):
             raise NotFound(f"no destination {destination[:64]!r}")
-        replayed = await self._deliveries.replay_dead(call.who.org, destination)
-        return HTTPResponse(orjson.dumps({"destination": destination, "replayed": replayed}), 202, content_type=JSON)
+        answer = partial(_replayed, destination)
+        return answer(await self._deliveries.replay_dead(call.who.org, destination, complete=call.completing(answer)))
+
+
+def _asked(delivery: DeliveryState) -> HTTPResponse:
+    return HTTPResponse(orjson.dumps(_shown(delivery)), 202, content_type=JSON)
+
+
+def _replayed(destination: str, count: int) -> HTTPResponse:
+    return HTTPResponse(orjson.dumps({"destination": destination, "replayed": count}), 202, content_type=JSON)
 
 
 def _of_path(call: Call) -> tuple[EventRef, str]:

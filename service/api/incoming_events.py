@@ -14,11 +14,11 @@ from service.api.endpoint import Call, Route
 from service.api.parsing import query_word
 from service.api.people_shapes import PAGE_PARAMETERS, cursor_of, page_size, row_before, unknown_cursor
 from service.api.shapes import EventState
-from service.db.deliveries import IncomingStore
+from service.db.deliveries import IncomingEvent, IncomingStore
 from service.db.incoming_log import IncomingLog, IncomingPlace, IncomingState
 from service.domain.appointment import show_time
 from service.errors import NotFound, StateConflict
-from service.operations.check_sender import CheckSender
+from service.operations.check_sender import CheckSender, NewSecret
 from service.operations.tracking import TrackedTasks
 
 STATES = ("received", "processed", "retrying", "dead")
@@ -88,6 +88,7 @@ class IncomingEventRoutes:
                 handler=self.replay,
                 scope="write",
                 tag="webhooks",
+                idempotency="optional",
                 answer=EventState,
                 status=202,
                 errors=(404, 409),
@@ -100,6 +101,7 @@ class IncomingEventRoutes:
                 handler=self.rotate,
                 scope="admin",
                 tag="webhooks",
+                idempotency="optional",
                 answer=CalendarSecretShape,
                 status=201,
             ),
@@ -118,26 +120,35 @@ class IncomingEventRoutes:
     async def replay(self, call: Call) -> HTTPResponse:
         """POST /api/webhooks/events/{event_id}/replay"""
         org, event_id = call.who.org, call.path["event_id"]
-        asked = event_id.isprintable() and await self._tasks.run(self._log.replay(org, event_id))
-        found = await self._incoming.get(org, event_id) if event_id.isprintable() else None
+        if not event_id.isprintable():
+            raise NotFound(f"no event {event_id[:64]!r}")
+        asked = await self._tasks.run(self._log.replay(org, event_id, call.completing(_replayed)))
+        if asked is not None:
+            return _replayed(asked)
+        found = await self._incoming.get(org, event_id)
         if found is None:
             raise NotFound(f"no event {event_id[:64]!r}")
-        if not asked:
-            raise StateConflict("only a dead event can be replayed", details={"state": found.state})
-        shown = {
-            "event_id": found.event_id,
-            "event_type": found.event_type,
-            "state": found.state,
-            "attempts": found.attempts,
-            "error": found.error,
-        }
-        return HTTPResponse(orjson.dumps(shown), 202, content_type=JSON)
+        raise StateConflict("only a dead event can be replayed", details={"state": found.state})
 
     async def rotate(self, call: Call) -> HTTPResponse:
         """POST /api/webhooks/calendar-secret"""
-        secret, until = await self._check_sender.rotate(call.who.org)
-        shown = {"secret": secret, "previous_valid_until": show_time(until, None)}
-        return HTTPResponse(orjson.dumps(shown), 201, {"Cache-Control": "no-store"}, JSON)
+        return _rotated(await self._check_sender.rotate(call.who.org, complete=call.completing(_rotated)))
+
+
+def _replayed(event: IncomingEvent) -> HTTPResponse:
+    shown = {
+        "event_id": event.event_id,
+        "event_type": event.event_type,
+        "state": event.state,
+        "attempts": event.attempts,
+        "error": event.error,
+    }
+    return HTTPResponse(orjson.dumps(shown), 202, content_type=JSON)
+
+
+def _rotated(made: NewSecret) -> HTTPResponse:
+    shown = {"secret": made.text, "previous_valid_until": show_time(made.previous_valid_until, None)}
+    return HTTPResponse(orjson.dumps(shown), 201, {"Cache-Control": "no-store"}, JSON)
 
 
 def _shown(one: IncomingState) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class WebhookEndpointRoutes:
                 handler=self.register,
                 scope="admin",
                 tag="webhooks",
+                idempotency="optional",
                 body=RegisterEndpoint,
                 body_required=True,
                 answer=EndpointWithSecret,
@@ -130,6 +131,7 @@ class WebhookEndpointRoutes:
                 handler=self.change,
                 scope="admin",
                 tag="webhooks",
+                idempotency="optional",
                 body=ChangeEndpoint,
                 body_required=True,
                 answer=EndpointShape,
@@ -143,6 +145,7 @@ class WebhookEndpointRoutes:
                 handler=self.remove,
                 scope="admin",
                 tag="webhooks",
+                idempotency="optional",
                 answer=EndpointShape,
                 errors=(404,),
             ),
@@ -154,6 +157,7 @@ class WebhookEndpointRoutes:
                 handler=self.rotate,
                 scope="admin",
                 tag="webhooks",
+                idempotency="optional",
                 answer=EndpointWithSecret,
                 errors=(404,),
             ),
@@ -164,9 +168,8 @@ class WebhookEndpointRoutes:
         body = decode_body(call.body, _REGISTER)
         refuse_nul(body.description, "description")
         types = _types(list(EventType) if body.event_types is None else body.event_types)
-        told = await self._endpoints.register(call.who.org, body.url, types, body.description)
-        headers = {"Location": f"/api/webhooks/endpoints/{told.endpoint.endpoint_id}"}
-        return HTTPResponse(_with_secret(told), 201, headers, JSON)
+        complete = call.completing(_made)
+        return _made(await self._endpoints.register(call.who.org, body.url, types, body.description, complete=complete))
 
     async def page(self, call: Call) -> HTTPResponse:
         """GET /api/webhooks/endpoints"""
@@ -199,16 +202,17 @@ class WebhookEndpointRoutes:
             given,
             types=None if body.event_types is UNSET else _types(body.event_types),
             state=None if body.state is UNSET else EndpointState(body.state),
+            complete=call.completing(_shown),
         )
         return _shown(saved)
 
     async def remove(self, call: Call) -> HTTPResponse:
         """DELETE /api/webhooks/endpoints/{endpoint_id}"""
-        return _shown(await self._endpoints.remove(call.who.org, _id(call)))
+        return _shown(await self._endpoints.remove(call.who.org, _id(call), complete=call.completing(_shown)))
 
     async def rotate(self, call: Call) -> HTTPResponse:
         """POST /api/webhooks/endpoints/{endpoint_id}/rotate-secret"""
-        return HTTPResponse(_with_secret(await self._endpoints.rotate(call.who.org, _id(call))), content_type=JSON)
+        return _rotated(await self._endpoints.rotate(call.who.org, _id(call), complete=call.completing(_rotated)))
 
 
 def _id(call: Call) -> UUID:
@@ -234,6 +238,15 @@ def _fields(endpoint: EndpointRecord) -> dict[str, Any]:
 
 def _shown(endpoint: EndpointRecord) -> HTTPResponse:
     return HTTPResponse(msgspec.json.encode(_shape(endpoint)), content_type=JSON)
+
+
+def _made(told: Told) -> HTTPResponse:
+    headers = {"Location": f"/api/webhooks/endpoints/{told.endpoint.endpoint_id}"}
+    return HTTPResponse(_with_secret(told), 201, headers, JSON)
+
+
+def _rotated(told: Told) -> HTTPResponse:
+    return HTTPResponse(_with_secret(told), content_type=JSON)
 
 
 def _with_secret(told: Told) -> bytes:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from service.db.connection import Database
+from service.db.idempotency import Complete, complete_within
 from service.db.statements import statement
 
 MOST_KEPT = 5
@@ -22,14 +23,17 @@ class CalendarSecretStore:
         rows = await self._database.fetch("calendar_secrets_of", organization)
         return (rows[0]["org_id"] if rows else None), [row["secret"] for row in rows]
 
-    async def rotate(self, org: int, secret: bytes, overlap: timedelta) -> datetime | None:
+    async def rotate(
+        self, org: int, secret: bytes, overlap: timedelta, complete: Complete[datetime | None] | None = None
+    ) -> datetime | None:
         """A new secret; the one before it counts for `overlap` longer: until when, None where there was none.
 
-        Raises Unavailable or OutcomeUnknown.
+        Raises Unavailable, OutcomeUnknown or IdempotencyInProgress.
         """
         async with self._database.transaction() as connection:
             await connection.fetch(statement("lock_organization"), org)
             retired = await connection.fetch(statement("retire_calendar_secrets"), org, overlap)
             await connection.execute(statement("add_calendar_secret"), org, uuid4(), secret)
             await connection.execute(statement("forget_calendar_secrets"), org, MOST_KEPT)
-        return retired[0]["expires_at"] if retired else None
+            until: datetime | None = retired[0]["expires_at"] if retired else None
+            return await complete_within(connection, complete, until)

@@ -156,6 +156,21 @@ class DeliveryStore:
         )
 
 
+def incoming_event(row: Any) -> IncomingEvent:
+    """An accepted event from its row."""
+    return IncomingEvent(
+        org=row["org_id"],
+        event_id=row["event_id"],
+        event_type=row["event_type"],
+        body=row["body"],
+        correlation_id=row["correlation_id"],
+        state=row["state"],
+        attempts=row["attempts"],
+        error=row["error"],
+        replays=row["replays"],
+    )
+
+
 class IncomingStore:
     """Events of the outside, one row for each identity."""
 
@@ -169,19 +184,7 @@ class IncomingStore:
     async def get(self, org: int, event_id: str) -> IncomingEvent | None:
         """One event of the organization, or None."""
         row = await self._database.first("get_webhook_event", org, event_id)
-        if row is None:
-            return None
-        return IncomingEvent(
-            org=row["org_id"],
-            event_id=row["event_id"],
-            event_type=row["event_type"],
-            body=row["body"],
-            correlation_id=row["correlation_id"],
-            state=row["state"],
-            attempts=row["attempts"],
-            error=row["error"],
-            replays=row["replays"],
-        )
+        return None if row is None else incoming_event(row)
 
     async def mark(self, org: int, event_id: str, state: str, attempts: int, error: str | None) -> None:
         """Write where an event's processing stands; a processed one stays processed."""

@@ -14,6 +14,8 @@ from uuid import UUID
 import msgspec
 
 from service.db.connection import Database
+from service.db.idempotency import Complete, complete_within
+from service.db.statements import statement
 from service.domain.event import EventRef
 
 # Events looked through for a page.
@@ -137,21 +139,39 @@ class DeliveryLog:
         )
         return [AttemptState(**dict(row)) for row in rows]
 
-    async def replay(self, ref: EventRef, destination: str) -> bool:
-        """Ask for a delivery to be made again; False unless it is dead or delivered. Raises OutcomeUnknown too."""
-        return bool(
-            await self._database.write("replay_delivery", ref.org, ref.appointment_id, ref.sequence, destination)
-        )
+    async def replay(
+        self,
+        ref: EventRef,
+        destination: str,
+        heard: Sequence[Heard],
+        complete: Complete[DeliveryState] | None = None,
+    ) -> DeliveryState | None:
+        """Ask for a delivery to be made again, and where it stands then; None unless it was dead or delivered.
 
-    async def replay_dead(self, org: int, destination: str) -> int:
-        """Ask for everything of a destination that is dead now; how many that is. Raises OutcomeUnknown too."""
+        Raises OutcomeUnknown and IdempotencyInProgress too.
+        """
+        one = (ref.org, ref.appointment_id, ref.sequence, destination)
+        async with self._database.transaction() as connection:
+            if await connection.fetchrow(statement("replay_delivery"), *one) is None:
+                return None
+            row = await connection.fetchrow(statement("get_delivery"), *one, *_columns(heard))
+            return await complete_within(connection, complete, _state(ref.org, row, destination))
+
+    async def replay_dead(self, org: int, destination: str, complete: Complete[int] | None = None) -> int:
+        """Ask for everything of a destination that is dead now; how many that is.
+
+        Raises OutcomeUnknown and IdempotencyInProgress too.
+        """
         (row,) = await self._database.fetch("time_of_the_record")
         replayed = 0
-        while True:
-            rows = await self._database.write("replay_dead_of_destination", org, destination, row["now"], _MOST_AT_ONCE)
-            replayed += len(rows)
-            if len(rows) < _MOST_AT_ONCE:
-                return replayed
+        async with self._database.transaction() as connection:
+            while True:
+                rows = await connection.fetch(
+                    statement("replay_dead_of_destination"), org, destination, row["now"], _MOST_AT_ONCE
+                )
+                replayed += len(rows)
+                if len(rows) < _MOST_AT_ONCE:
+                    return await complete_within(connection, complete, replayed)
 
 
 def _columns(heard: Sequence[Heard]) -> tuple[list[str], list[str], list[str | None]]:

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from service.db.connection import Database
+from service.db.idempotency import Complete, complete_within
 from service.db.people import RosterChange
 from service.db.statements import statement
 from service.domain.event import EventRef, EventType
@@ -139,6 +140,7 @@ class EndpointStore:
         types: Sequence[str] | None,
         state: EndpointState | None,
         reason: str,
+        complete: Complete[EndpointRecord] | None = None,
     ) -> EndpointRecord:
         """Change `url` and `description`, the types, or whether it is called (`reason` says why not).
 
@@ -158,10 +160,18 @@ class EndpointStore:
                 await connection.execute(statement("resume_endpoint"), *one)
             elif state is not None:
                 await connection.execute(statement("pause_endpoint"), *one, state.value, reason)
-            return _record(await connection.fetchrow(statement("list_endpoints"), org, None, endpoint_id, 1))
+            saved = _record(await connection.fetchrow(statement("list_endpoints"), org, None, endpoint_id, 1))
+            return await complete_within(connection, complete, saved)
 
     async def rotate(
-        self, org: int, endpoint_id: UUID, secret_id: UUID, secret: bytes, overlap: timedelta
+        self,
+        org: int,
+        endpoint_id: UUID,
+        secret_id: UUID,
+        secret: bytes,
+        overlap: timedelta,
+        *,
+        complete: Complete[EndpointRecord] | None = None,
     ) -> EndpointRecord:
         """A new secret; the one before signs beside it for `overlap`. Raises NotFound."""
         one = (org, endpoint_id)
@@ -170,7 +180,8 @@ class EndpointStore:
                 raise _nobody(endpoint_id)
             await connection.execute(statement("retire_endpoint_secrets"), *one, overlap)
             await connection.execute(statement("add_endpoint_secret"), *one, secret_id, secret)
-            return _record(await connection.fetchrow(statement("list_endpoints"), org, None, endpoint_id, 1))
+            rotated = _record(await connection.fetchrow(statement("list_endpoints"), org, None, endpoint_id, 1))
+            return await complete_within(connection, complete, rotated)
 
     async def subscriptions(self, org: int) -> list[tuple[UUID, str, str]]:
         """(endpoint, event type, snapshot from which on) of everything endpoints hear of, called or not."""

@@ -19,6 +19,7 @@ from service.db.statements import statement
 from service.errors import IdempotencyInProgress
 
 Result = TypeVar("Result")
+Shown = TypeVar("Shown")
 
 
 class KeyHold(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,17 @@ async def complete_within(connection: Any, complete: Complete[Result] | None, re
         if await connection.fetchrow(statement("complete_key"), completion.hold.org, *completion.values()) is None:
             raise lost_hold()
     return result
+
+
+def completing(complete: Complete[Shown] | None, shown: Callable[[Result], Shown]) -> Complete[Result] | None:
+    """`complete` of what `shown` makes of a result; None where there is no `complete`."""
+    if complete is None:
+        return None
+
+    def of_result(result: Result) -> Completion:
+        return complete(shown(result))
+
+    return of_result
 
 
 def lost_hold() -> IdempotencyInProgress:

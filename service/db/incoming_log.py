@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from service.db.connection import Database
+from service.db.deliveries import IncomingEvent, incoming_event
+from service.db.idempotency import Complete, complete_within
+from service.db.statements import statement
 
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -50,6 +53,15 @@ class IncomingLog:
         )
         return [IncomingState(**dict(row)) for row in rows]
 
-    async def replay(self, org: int, event_id: str) -> bool:
-        """Ask for a dead event to be worked on again; False when it is not dead. Raises Unavailable, OutcomeUnknown."""
-        return bool(await self._database.write("replay_webhook_event", org, event_id))
+    async def replay(
+        self, org: int, event_id: str, complete: Complete[IncomingEvent] | None = None
+    ) -> IncomingEvent | None:
+        """Ask for a dead event to be worked on again, and where it stands then; None when it is not dead.
+
+        Raises Unavailable, OutcomeUnknown or IdempotencyInProgress.
+        """
+        async with self._database.transaction() as connection:
+            if await connection.fetchrow(statement("replay_webhook_event"), org, event_id) is None:
+                return None
+            row = await connection.fetchrow(statement("get_webhook_event"), org, event_id)
+            return await complete_within(connection, complete, incoming_event(row))

@@ -7,16 +7,26 @@ are the same refusal, and cost the same.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.clock import Clock
 from service.db.calendar_secrets import CalendarSecretStore
+from service.db.idempotency import Complete, completing
 from service.domain.signed_message import is_signed, new_secret, secret_text
 from service.errors import NotAuthenticated
 from service.operations.tracking import TrackedTasks
 
 OVERLAP = timedelta(hours=24)
 _NAME = re.compile(r"[\x21-\x7e]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewSecret:
+    """A secret as text, and until when the one before it counts; None where there was none."""
+
+    text: str
+    previous_valid_until: datetime | None
 
 
 class CheckSender:
@@ -45,8 +55,12 @@ class CheckSender:
             raise NotAuthenticated("this event is not signed as it must be")
         return org
 
-    async def rotate(self, org: int) -> tuple[str, datetime | None]:
-        """A new secret as text, and until when the one before it counts. Raises Unavailable or OutcomeUnknown."""
+    async def rotate(self, org: int, *, complete: Complete[NewSecret] | None = None) -> NewSecret:
+        """A new secret. Raises Unavailable or OutcomeUnknown."""
         secret = new_secret()
-        until = await self._tasks.run(self._secrets.rotate(org, secret, OVERLAP))
-        return secret_text(secret), until
+
+        def told(until: datetime | None) -> NewSecret:
+            return NewSecret(secret_text(secret), until)
+
+        kept = completing(complete, told)
+        return told(await self._tasks.run(self._secrets.rotate(org, secret, OVERLAP, kept)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from service.db.delivery_log import AttemptState, DeliveryLog, DeliveryPage, DeliveryPlace, DeliveryState
+from service.db.idempotency import Complete
 from service.domain.event import EventRef
 from service.errors import NotFound, StateConflict
 from service.operations.destinations import Destinations
@@ -49,23 +50,28 @@ class LookAtDeliveries:
         """A delivery and all its attempts, oldest first. Raises NotFound."""
         return await self._get(ref, destination), await self._log.attempts(ref, destination)
 
-    async def replay(self, ref: EventRef, destination: str) -> DeliveryState:
-        """Send one that is dead or delivered again. Raises NotFound, StateConflict when it is on its way, or
-        OutcomeUnknown. Goes on when the caller is cancelled.
+    async def replay(
+        self, ref: EventRef, destination: str, *, complete: Complete[DeliveryState] | None = None
+    ) -> DeliveryState:
+        """Send one that is dead or delivered again; it as it stands then.
+
+        Raises NotFound, StateConflict when it is on its way, or OutcomeUnknown. Goes on when the caller is cancelled.
         """
         before = await self._get(ref, destination)
         if self._destinations.way(ref, destination) is None:
             raise StateConflict(f"there is no destination {destination!r} any more", details={"state": before.state})
-        if not await self._tasks.run(self._log.replay(ref, destination)):
+        heard = await self._destinations.heard(ref.org)
+        asked = await self._tasks.run(self._log.replay(ref, destination, heard, complete))
+        if asked is None:
             now = await self._get(ref, destination)
             raise StateConflict("the delivery is on its way", details={"state": now.state})
-        return await self._get(ref, destination)
+        return asked
 
-    async def replay_dead(self, org: int, destination: str) -> int:
+    async def replay_dead(self, org: int, destination: str, *, complete: Complete[int] | None = None) -> int:
         """Send everything again that is dead at a destination; how many that is. Raises NotFound, OutcomeUnknown."""
         if destination not in {one.destination for one in await self._destinations.heard(org)}:
             raise NotFound(f"no destination {destination[:64]!r}")
-        return await self._tasks.run(self._log.replay_dead(org, destination))
+        return await self._tasks.run(self._log.replay_dead(org, destination, complete))
 
     async def _get(self, ref: EventRef, destination: str) -> DeliveryState:
         found = await self._log.get(ref, destination, await self._destinations.heard(ref.org))

@@ -14,6 +14,7 @@ from typing import Any
 import uuid_utils
 
 from service.db.endpoints import EndpointRecord, EndpointState, EndpointStore
+from service.db.idempotency import Complete, completing
 from service.domain.addresses import check_url
 from service.domain.signing import new_secret, secret_text
 from service.errors import InvalidRequest, StateConflict
@@ -53,23 +54,34 @@ class ManageEndpoints:
         """One endpoint. Raises NotFound."""
         return await self._store.get(org, endpoint_id)
 
-    async def register(self, org: int, url: str, types: Sequence[str], description: str | None) -> Told:
+    async def register(
+        self,
+        org: int,
+        url: str,
+        types: Sequence[str],
+        description: str | None,
+        *,
+        complete: Complete[Told] | None = None,
+    ) -> Told:
         """A new endpoint, which hears of what is committed from now on.
 
         Raises InvalidRequest for a URL that cannot be called, StateConflict when there are too many, Unavailable or
         OutcomeUnknown.
         """
         self._check(url)
-        return await self._tasks.run(self._register(org, url, types, description))
+        return await self._tasks.run(self._register(org, url, types, description, complete))
 
-    async def _register(self, org: int, url: str, types: Sequence[str], description: str | None) -> Told:
+    async def _register(
+        self, org: int, url: str, types: Sequence[str], description: str | None, complete: Complete[Told] | None
+    ) -> Told:
         secret = new_secret()
         async with self._change(org) as change:
             if await self._store.count(change) >= MOST_ENDPOINTS:
                 raise StateConflict(f"an organization can have {MOST_ENDPOINTS} webhook endpoints")
             made = await self._store.add(change, _new_id(), url, description, types, _new_id(), secret)
+            told = await change.answered(complete, Told(made, secret_text(secret)))
         _log.info("endpoint registered", org=org, endpoint_id=str(made.endpoint_id))
-        return Told(made, secret_text(secret))
+        return told
 
     async def change(
         self,
@@ -79,6 +91,7 @@ class ManageEndpoints:
         *,
         types: Sequence[str] | None,
         state: EndpointState | None,
+        complete: Complete[EndpointRecord] | None = None,
     ) -> EndpointRecord:
         """Change `url` or `description`, the types, or whether it is called; resumed, it hears of all that waited.
 
@@ -89,23 +102,40 @@ class ManageEndpoints:
         if not fields and types is None and state is None:
             return await self.get(org, endpoint_id)
         return await self._tasks.run(
-            self._store.save(org, endpoint_id, fields=dict(fields), types=types, state=state, reason=PAUSED_BY_HAND)
+            self._store.save(
+                org,
+                endpoint_id,
+                fields=dict(fields),
+                types=types,
+                state=state,
+                reason=PAUSED_BY_HAND,
+                complete=complete,
+            )
         )
 
-    async def remove(self, org: int, endpoint_id: uuid.UUID) -> EndpointRecord:
+    async def remove(
+        self, org: int, endpoint_id: uuid.UUID, *, complete: Complete[EndpointRecord] | None = None
+    ) -> EndpointRecord:
         """Remove an endpoint; what it was. Raises NotFound, Unavailable or OutcomeUnknown."""
-        return await self._tasks.run(self._remove(org, endpoint_id))
+        return await self._tasks.run(self._remove(org, endpoint_id, complete))
 
-    async def _remove(self, org: int, endpoint_id: uuid.UUID) -> EndpointRecord:
+    async def _remove(
+        self, org: int, endpoint_id: uuid.UUID, complete: Complete[EndpointRecord] | None
+    ) -> EndpointRecord:
         await self._store.get(org, endpoint_id)  # an unknown one changes no roster
         async with self._change(org) as change:
-            return await self._store.remove(change, endpoint_id)
+            return await change.answered(complete, await self._store.remove(change, endpoint_id))
 
-    async def rotate(self, org: int, endpoint_id: uuid.UUID) -> Told:
+    async def rotate(self, org: int, endpoint_id: uuid.UUID, *, complete: Complete[Told] | None = None) -> Told:
         """A new secret; for a day the one before signs too. Raises NotFound, Unavailable or OutcomeUnknown."""
         secret = new_secret()
-        rotated = await self._tasks.run(self._store.rotate(org, endpoint_id, _new_id(), secret, OVERLAP))
-        return Told(rotated, secret_text(secret))
+
+        def told(rotated: EndpointRecord) -> Told:
+            return Told(rotated, secret_text(secret))
+
+        kept = completing(complete, told)
+        rotated = await self._tasks.run(self._store.rotate(org, endpoint_id, _new_id(), secret, OVERLAP, complete=kept))
+        return told(rotated)
 
     def _check(self, url: str) -> None:
         try:
