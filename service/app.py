@@ -25,6 +25,7 @@ from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter
 from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
+from service.db.endpoints import EndpointStore
 from service.db.keys import KeyStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.errors import ConfigurationError, Unavailable
@@ -33,6 +34,7 @@ from service.metrics import Metrics
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.claiming import Claiming
+from service.operations.destinations import BuiltIn, Destinations, RegisteredEndpoints
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
@@ -77,6 +79,7 @@ class Services:
     reconcile: Reconcile
     rebuild: Rebuild
     tasks: TrackedTasks
+    destinations: Destinations
     chance: random.Random
 
 
@@ -122,7 +125,7 @@ async def open_services(
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, rosters, clock)
         claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
-        settle = SettleChange(gate=gate, keeper=keeper, metrics=metrics)
+        settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(
@@ -180,6 +183,7 @@ async def open_services(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),
             tasks=tasks,
+            destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
         )
 

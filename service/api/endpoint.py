@@ -104,7 +104,8 @@ Handler = Callable[[Call], Awaitable[HTTPResponse]]
 class Route:
     """One endpoint: what runs, and what its documentation is made from.
 
-    `scope` None asks for no key. `counts_itself`: the operation takes its rate limit along in its own script call.
+    `scope` None asks for no key, `signed` for a signature instead of one.
+    `counts_itself`: the operation takes its rate limit along in its own script call.
     `idempotency`: "optional" for a write whose answer is kept under the key it may have, by the edge unless it
     `replays_itself`; "required" for messages that have an identity of their own. `shown_once`: fields of the answer
     that are left out of what is kept, and so of replays.
@@ -128,6 +129,7 @@ class Route:
     shown_once: tuple[str, ...] = ("secret",)
     counts_itself: bool = False
     if_match: bool = False
+    signed: bool = False
     errors: tuple[int, ...] = ()
 
 

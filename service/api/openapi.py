@@ -23,6 +23,11 @@ _HEADERS = {
     "X-RateLimit-Reset": "seconds until the window ends",
 }
 _REPLAYED = {"Idempotent-Replayed": "`true` on the answer a key had already"}
+_SIGNATURE = {
+    "webhook-id": "the event's identity",
+    "webhook-timestamp": "when it was signed, Unix seconds",
+    "webhook-signature": "`v1,` and base64 of the HMAC-SHA256 of `id.timestamp.body`; several with spaces between",
+}
 
 
 def document(routes: Sequence[Route]) -> bytes:
@@ -87,6 +92,11 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
                 "schema": {"type": "string"},
             }
         )
+    if route.signed:
+        parameters += [
+            {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}}
+            for name, about in _SIGNATURE.items()
+        ]
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
@@ -120,6 +130,8 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     statuses = {*route.errors, *((412,) if route.if_match else ()), *((409, 422) if _takes_a_key(route) else ())}
     if route.scope is not None:
         statuses |= {400, 401, 403, 429, 500, 503}
+    elif route.signed:
+        statuses |= {400, 401, 500, 503}
     if route.method != "GET":
         statuses |= {413, 415}
     if route.method == "GET" and route.scope is not None:
@@ -127,7 +139,7 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     shown = {} if route.answer is None else {"content": {"application/json": {"schema": schemas[route.answer]}}}
     for status in sorted(statuses):
         problem: dict[str, Any] = {"application/problem+json": {"schema": schemas[ProblemShape]}}
-        if route.scope is None:
+        if route.scope is None and not route.signed:
             responses[str(status)] = {"description": HTTPStatus(status).phrase, **shown}
         else:
             responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from service.app import Services
 from service.claims.connection import connect
+from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.dispatcher import RetryPolicy
@@ -84,6 +85,7 @@ class Bench:
         consumer: str = "worker",
         sweep_s: float = 30.0,
         overdue_s: float = 60.0,
+        **more: Any,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -100,6 +102,8 @@ class Bench:
             deliveries=s.deliveries,
             incoming=s.incoming,
             sweep_store=SweepStore(s.database),
+            replay_store=ReplayStore(s.database),
+            all_destinations=s.destinations,
             answers=s.answers,
             roster_store=s.roster_store,
             keeper=s.keeper,
@@ -119,6 +123,7 @@ class Bench:
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,
+            **more,
         )
         stop = asyncio.Event()
         running = asyncio.ensure_future(worker.run(stop))

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 
 from service.app import Services, open_services
@@ -25,10 +26,21 @@ class Died(Unavailable):
         super().__init__("it died")
 
 
+# A replay is kept after the effect, not with it: asked for twice, the receiver hears one event id twice.
+KEPT_AFTERWARDS = frozenset({"replay_delivery", "replay_dead_deliveries", "replay_calendar_event"})
+
+
 def same(answer: Answer, first: Answer) -> bool:
-    """Status, bytes and the headers that belong to the answer."""
+    """Status, bytes but for a secret, and the headers that belong to the answer."""
     headers = all(answer.headers.get(name) == first.headers.get(name) for name in KEPT)
-    return headers and (answer.status, answer.raw) == (first.status, first.raw)
+    return headers and (answer.status, _plain(answer)) == (first.status, _plain(first))
+
+
+def _plain(answer: Answer) -> bytes:
+    if b'"secret"' not in answer.raw:
+        return answer.raw
+    assert "Idempotent-Replayed" not in answer.headers, "a secret is shown once"
+    return orjson.dumps({name: value for name, value in answer.json.items() if name != "secret"})
 
 
 async def test_every_write_takes_a_key_and_has_its_example_here(api: Client) -> None:
@@ -49,7 +61,7 @@ async def test_100_duplicates_have_one_effect_and_one_answer_also_after_redis_an
 ) -> None:
     given: list[tuple[str, Write, str, Answer]] = []
     for name, example in EXAMPLES.items():
-        write, key = await example.ready(api, 0), uuid4().hex
+        write, key = await example.ready(api, 0, sql), uuid4().hex
         before = await counted(sql)
         answers = await all_at_once(write((api, second)[n % 2], key) for n in range(100))
         assert difference(before, await counted(sql)) == example.adds, name
@@ -73,9 +85,9 @@ async def test_a_process_that_dies_after_the_effect_leaves_one_effect_however_of
 ) -> None:
     """It dies before it has said or kept anything of the answer: what Postgres has must be enough."""
     for number, (name, example) in enumerate(EXAMPLES.items()):
-        if name == "book_appointment":
-            continue  # tests/api/test_crashes.py kills whole processes there
-        write, key = await example.ready(api, number), uuid4().hex
+        if name == "book_appointment" or name in KEPT_AFTERWARDS:
+            continue  # tests/api/test_crashes.py kills whole processes where it books
+        write, key = await example.ready(api, number, sql), uuid4().hex
         before = await counted(sql)
         with monkeypatch.context() as patch:
             patch.setattr(CarryOutOnce, "_carry_out", _dies_after)
@@ -100,7 +112,7 @@ async def test_a_process_that_dies_before_the_effect_leaves_the_key_to_the_same_
 ) -> None:
     for name in ("create_coach", "put_appointment", "set_time_off", "create_contact"):
         example = EXAMPLES[name]
-        write, other, key = await example.ready(api, 1), await example.ready(api, 2), uuid4().hex
+        write, other, key = await example.ready(api, 1, sql), await example.ready(api, 2, sql), uuid4().hex
         with monkeypatch.context() as patch:
             patch.setattr(CarryOutOnce, "_carry_out", _dies_before)
             assert (await write(api, key)).status == 503

@@ -35,7 +35,7 @@ ANSWER = FinalAnswer(200, {"ETag": '"v1"'}, b"{}")
 async def test_who_took_so_long_that_the_request_was_taken_over_has_no_effect(
     services: Services, api: Client, second: Client, sql: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    write, key = await EXAMPLES[name].ready(api, 0), uuid4().hex
+    write, key = await EXAMPLES[name].ready(api, 0, sql), uuid4().hex
     before, standing, go_on = await counted(sql), asyncio.Event(), asyncio.Event()
     really = CarryOutOnce._carry_out
 
@@ -62,7 +62,7 @@ async def test_who_took_so_long_that_the_request_was_taken_over_has_no_effect(
 async def test_a_change_is_written_with_its_answer_and_not_at_all_when_the_hold_is_lost(
     services: Services, org: int, api: Client, sql: Any
 ) -> None:
-    path = (await EXAMPLES["confirm_appointment"].ready(api, 0)).path
+    path = (await EXAMPLES["confirm_appointment"].ready(api, 0, sql)).path
     appointment_id, records = UUID(path.split("/")[3]), KeyRecords(services.database)
     hold = await records.begin(org, "key-1", b"\0" * 16, uuid4(), 60)
     assert hold is not None

@@ -122,7 +122,7 @@ async def _held(sql: Any, key: str) -> bool:
 async def test_redis_emptied_again_and_again_between_100_duplicates_makes_no_second_effect(
     services: Services, api: Client, second: Client, sql: Any
 ) -> None:
-    write, key, before = await EXAMPLES["create_coach"].ready(api, 5), uuid4().hex, await counted(sql)
+    write, key, before = await EXAMPLES["create_coach"].ready(api, 5, sql), uuid4().hex, await counted(sql)
     sent = [asyncio.ensure_future(write((api, second)[n % 2], key)) for n in range(100)]
     while not all(one.done() for one in sent):
         await services.redis.flushall()

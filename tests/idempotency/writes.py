@@ -15,9 +15,12 @@ from tests.api_people.asking import local, made, weekday
 
 WRITES = frozenset({"post", "put", "patch", "delete"})
 # Messages that have an identity of their own, which stands in their own headers or body.
-OWN_IDENTITY = frozenset({"accept_calendar_event"})
+OWN_IDENTITY = frozenset({"accept_calendar_event", "accept_signed_calendar_event"})
 # What tells that something was done: rows, and the versions of rosters, which count every change of them.
-TABLES = ("appointments", "events", "contacts", "coaches", "calendars", "time_off")
+TABLES = (
+    "appointments", "events", "contacts", "coaches", "calendars", "time_off", "webhook_endpoints", "webhook_secrets",
+    "calendar_secrets",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Write:
 class Example:
     """How a write of a kind is made ready (the number tells two of a kind apart), and what it adds to the tables."""
 
-    ready: Callable[[Client, int], Awaitable[Write]]
+    ready: Callable[[Client, int, Any], Awaitable[Write]]
     adds: Mapping[str, int]
 
 
-async def _appointment(api: Client, number: int) -> str:
+async def _appointment(api: Client, number: int, sql: Any) -> str:
     start = (await api.starts("cal-1", coaches=2))[10 + 2 * number]
     made_one = await api.book(booking(start, "cal-1", person=1))
     assert made_one.status == 201, made_one.raw
@@ -50,25 +53,25 @@ async def _appointment(api: Client, number: int) -> str:
 
 
 def _of_appointment(method: str, suffix: str = "", body: Any = None) -> Example:
-    async def ready(api: Client, number: int) -> Write:
-        return Write(method, f"/api/appointments/{await _appointment(api, number)}{suffix}", body)
+    async def ready(api: Client, number: int, sql: Any) -> Write:
+        return Write(method, f"/api/appointments/{await _appointment(api, number, sql)}{suffix}", body)
 
     return Example(ready, {"events": 1})
 
 
-async def _booking(api: Client, number: int) -> Write:
+async def _booking(api: Client, number: int, sql: Any) -> Write:
     start = (await api.starts("cal-2"))[10 + 2 * number]
     return Write("POST", "/api/appointments", booking(start, "cal-2", person=1))
 
 
-async def _move(api: Client, number: int) -> Write:
-    path = f"/api/appointments/{await _appointment(api, number)}"
+async def _move(api: Client, number: int, sql: Any) -> Write:
+    path = f"/api/appointments/{await _appointment(api, number, sql)}"
     return Write("PATCH", path, {"start_time": (await api.starts("cal-1"))[60 + 2 * number], "notes": "later"})
 
 
 def _given(method: str, path: str, body: Any, **adds: int) -> Example:
-    async def ready(_: Client, number: int) -> Write:
-        text = {
+    async def ready(_: Client, number: int, sql: Any) -> Write:
+        text = body and {
             name: value.replace("#", str(number)) if isinstance(value, str) else value for name, value in body.items()
         }
         return Write(method, path, text)
@@ -76,21 +79,61 @@ def _given(method: str, path: str, body: Any, **adds: int) -> Example:
     return Example(ready, adds)
 
 
-async def _time_off(api: Client, number: int) -> Write:
+async def _time_off(api: Client, number: int, sql: Any) -> Write:
     day = weekday(1, after_days=10 + 7 * (number % 2))
     period = {"start_time": local(day, "09:00"), "end_time": local(day, "12:00"), "existing": "keep"}
     return Write("POST", "/api/coaches/coach-4/time-off", period)
 
 
-async def _end_of_time_off(api: Client, number: int) -> Write:
-    wish = await _time_off(api, number)
+async def _end_of_time_off(api: Client, number: int, sql: Any) -> Write:
+    wish = await _time_off(api, number, sql)
     period = await made(api, wish.path, **wish.body)
     return Write("DELETE", f"{wish.path}/{period['time_off_id']}")
 
 
-async def _coach_to_leave(api: Client, number: int) -> Write:
+async def _coach_to_leave(api: Client, number: int, sql: Any) -> Write:
     coach = await made(api, "/api/coaches", name="Leaving", email=f"leaving{number}@example.com")
     return Write("DELETE", f"/api/coaches/{coach['coach_id']}")
+
+
+async def _endpoint(api: Client, number: int) -> str:
+    endpoint = await made(api, "/api/webhooks/endpoints", url=f"https://example.com/{number}")
+    return f"/api/webhooks/endpoints/{endpoint['endpoint_id']}"
+
+
+def _of_endpoint(method: str, suffix: str = "", body: Any = None, **adds: int) -> Example:
+    async def ready(api: Client, number: int, sql: Any) -> Write:
+        return Write(method, f"{await _endpoint(api, number)}{suffix}", body)
+
+    return Example(ready, adds)
+
+
+async def _dead_delivery(api: Client, number: int, sql: Any) -> str:
+    appointment = await _appointment(api, number, sql)
+    await sql.execute(
+        "INSERT INTO deliveries (org_id, appointment_id, sequence, destination, state, attempts)"
+        " SELECT org_id, appointment_id, 1, 'crm', 'dead', 12 FROM appointments WHERE appointment_id = $1::text::uuid",
+        appointment,
+    )
+    return f"{appointment}.1.crm"
+
+
+async def _replay(api: Client, number: int, sql: Any) -> Write:
+    return Write("POST", f"/api/webhooks/deliveries/{await _dead_delivery(api, number, sql)}/replay")
+
+
+async def _replay_of_all(api: Client, number: int, sql: Any) -> Write:
+    await _dead_delivery(api, number, sql)
+    return Write("POST", "/api/webhooks/destinations/crm/replay")
+
+
+async def _replay_of_event(_: Client, number: int, sql: Any) -> Write:
+    await sql.execute(
+        "INSERT INTO webhook_events (org_id, event_id, event_type, body, correlation_id, state)"
+        " SELECT org_id, $1, 'appointment.cancelled', '{}', 'corr-1', 'dead' FROM organizations WHERE name = 'demo'",
+        f"event-{number}",
+    )
+    return Write("POST", f"/api/webhooks/events/event-{number}/replay")
 
 
 _WEEK = {"timezone": "America/New_York", "weekly": {"monday": [{"start": "09:00", "end": "12:30"}]}}
@@ -114,6 +157,21 @@ EXAMPLES: Mapping[str, Example] = {
     "end_time_off": Example(_end_of_time_off, {"time_off": -1}),
     "create_calendar": _given("POST", "/api/calendars", {"name": "New #"}, calendars=1, versions=1),
     "change_calendar": _given("PATCH", "/api/calendars/cal-3", {"name": "Other #"}, versions=1),
+    "register_endpoint": _given(
+        "POST",
+        "/api/webhooks/endpoints",
+        {"url": "https://example.com/new-#"},
+        webhook_endpoints=1,
+        webhook_secrets=1,
+        versions=1,
+    ),
+    "change_endpoint": _of_endpoint("PATCH", body={"description": "other"}),
+    "remove_endpoint": _of_endpoint("DELETE", webhook_endpoints=-1, webhook_secrets=-1, versions=1),
+    "rotate_endpoint_secret": _of_endpoint("POST", "/rotate-secret", webhook_secrets=1),
+    "rotate_calendar_secret": _given("POST", "/api/webhooks/calendar-secret", None, calendar_secrets=1),
+    "replay_delivery": Example(_replay, {"replays": 1}),
+    "replay_dead_deliveries": Example(_replay_of_all, {"replays": 1}),
+    "replay_calendar_event": Example(_replay_of_event, {"replays": 1}),
     "create_contact": _given("POST", "/api/contacts", {"email": "person-#@new.example"}, contacts=1),
 }
 
@@ -130,6 +188,8 @@ async def counted(sql: Any) -> dict[str, int]:
     one = "SELECT count(*) AS {0} FROM {0}"
     rows = [await sql.fetchrow(one.format(table)) for table in TABLES]
     rows.append(await sql.fetchrow("SELECT sum(roster_version) AS versions FROM organizations"))
+    replays = "SELECT (SELECT coalesce(sum(replays), 0) FROM deliveries) + coalesce(sum(replays), 0) AS replays"
+    rows.append(await sql.fetchrow(f"{replays} FROM webhook_events"))
     return {name: int(value) for row in rows for name, value in row.items()}
 
 
