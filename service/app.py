@@ -27,6 +27,7 @@ from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
 from service.db.endpoints import EndpointStore
 from service.db.keys import KeyStore
+from service.db.notifications import NotificationStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.errors import ConfigurationError, Unavailable
 from service.logs import get_logger
@@ -40,6 +41,7 @@ from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
 from service.operations.rebuild import Rebuild
 from service.operations.reconcile import Reconcile
+from service.operations.remind import Remind
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
@@ -70,6 +72,7 @@ class Services:
     incoming: IncomingStore
     answers: AnswerStore
     busy: BusyStore
+    notifications: NotificationStore
     rosters: Rosters
     keeper: GridKeeper
     availability: FindAvailability
@@ -77,6 +80,7 @@ class Services:
     change: ChangeAppointment
     move: MoveAppointment
     reconcile: Reconcile
+    remind: Remind
     rebuild: Rebuild
     tasks: TrackedTasks
     destinations: Destinations
@@ -121,6 +125,7 @@ async def open_services(
             default_slot(settings),
         )
         appointments = AppointmentStore(database)
+        notifications = NotificationStore(database)
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, rosters, clock)
@@ -146,6 +151,7 @@ async def open_services(
             incoming=IncomingStore(database),
             answers=AnswerStore(database),
             busy=BusyStore(database),
+            notifications=notifications,
             rosters=rosters,
             keeper=keeper,
             availability=availability,
@@ -179,6 +185,13 @@ async def open_services(
                 metrics=metrics,
             ),
             reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, settle=settle, metrics=metrics),
+            remind=Remind(
+                store=notifications,
+                appointments=appointments,
+                settle=settle,
+                clock=clock,
+                before=timedelta(hours=settings.reminder_hours_before),
+            ),
             rebuild=Rebuild(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),

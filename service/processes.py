@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from email.utils import parseaddr
 from secrets import token_hex
 
 import aiohttp
@@ -30,6 +32,7 @@ from service.api.explain import ExplainRoutes
 from service.api.incoming_events import IncomingEventRoutes
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
+from service.api.notifications import NotificationRoutes
 from service.api.openapi import document
 from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
@@ -53,7 +56,10 @@ from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import FORGET_S, READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.destinations import Destination
 from service.delivery.endpoint_deliveries import EndpointParts
+from service.delivery.letter import Sender
+from service.delivery.notifications import MailedNotifications
 from service.delivery.worker import Worker
 from service.domain.schedule import Window
 from service.errors import ConfigurationError
@@ -85,6 +91,7 @@ from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
 from service.outside.endpoint import EndpointCaller
 from service.outside.http import open_foreign_session, open_session
+from service.outside.smtp import Encryption, MailServer, Smtp
 
 AUTH_TIMEOUT_S = 2.0
 
@@ -140,6 +147,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
             services.move,
             ManageContacts(PeopleStore(services.database), services.tasks),
         ).routes(),
+        *NotificationRoutes(services.notifications).routes(),
         *AppointmentLifeRoutes(services.change, LookBack(services.appointments), services.rosters).routes(),
         *WebhookRoutes(
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
@@ -354,11 +362,37 @@ def assemble_worker(
             calendar_sync_s=settings.calendar_sync_interval_s,
             sweep_ms=settings.sweep_interval_ms,
             overdue_ms=settings.sweep_overdue_ms,
+            mail_timeout_ms=settings.smtp_timeout_ms,
         ),
         clock=services.clock,
         metrics=services.metrics,
         chance=services.chance,
         endpoints=endpoint_parts(services, foreign),
+        notifications=mailed_notifications(services),
+        remind=services.remind if settings.reminder_hours_before else None,
+    )
+
+
+def mailed_notifications(services: Services, tls: ssl.SSLContext | None = None) -> Destination | None:
+    """Where notifications go by mail, None when no mail server is set; `tls` says what certificates are trusted."""
+    settings = services.settings
+    if settings.smtp_host is None or settings.smtp_from is None:
+        return None
+    name, address = parseaddr(settings.smtp_from)
+    sender = Sender(name=name, address=address)
+    server = MailServer(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        encryption=Encryption(settings.smtp_tls),
+        username=settings.smtp_username,
+        password=settings.smtp_password,
+        timeout_s=settings.smtp_timeout_ms / 1000,
+    )
+    return MailedNotifications(
+        smtp=Smtp(server, tls or ssl.create_default_context(), sender.domain),
+        sender=sender,
+        store=services.notifications,
+        clock=services.clock,
     )
 
 

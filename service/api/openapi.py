@@ -22,12 +22,12 @@ _HEADERS = {
     "X-RateLimit-Remaining": "requests left in this window",
     "X-RateLimit-Reset": "seconds until the window ends",
 }
-_REPLAYED = {"Idempotent-Replayed": "`true` on the answer a key had already"}
 _SIGNATURE = {
     "webhook-id": "the event's identity",
     "webhook-timestamp": "when it was signed, Unix seconds",
     "webhook-signature": "`v1,` and base64 of the HMAC-SHA256 of `id.timestamp.body`; several with spaces between",
 }
+_REPLAYED = {"Idempotent-Replayed": "`true` on the answer a key had already"}
 
 
 def document(routes: Sequence[Route]) -> bytes:

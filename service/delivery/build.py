@@ -19,13 +19,14 @@ from service.db.rosters import RosterStore
 from service.db.sweep import SweepStore
 from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
 from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
-from service.delivery.dispatcher import Dispatcher, RetryPolicy
+from service.delivery.dispatcher import AT_ONCE, Dispatcher, RetryPolicy
 from service.delivery.endpoint_deliveries import EndpointDeliveries, EndpointParts
 from service.delivery.endpoint_sweep import EndpointSweep
 from service.delivery.fan_out import FanOut
 from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
+from service.delivery.notifications import LoggedNotifications
 from service.delivery.replays import CarryOutReplays
 from service.delivery.stream import Stream
 from service.delivery.sweep import Sweep
@@ -52,6 +53,9 @@ _WATCH_S = 1.0
 _OVERDUE_S = 30.0
 _REPLAYS_S = 0.5
 _SWEEP_S = 1.0
+_REMIND_S = 30.0
+# Each is a connection to the mail server, which shares out few.
+_MAILS_AT_ONCE = 8
 
 _log = get_logger("delivery.build")
 
@@ -84,11 +88,12 @@ class WorkerTimes:
         calendar_sync_s: float,
         sweep_ms: int,
         overdue_ms: int,
+        mail_timeout_ms: int = 0,
     ) -> WorkerTimes:
         """The times the settings give; `reclaim_idle_ms` 0: well above what an attempt of `timeout_ms` may take."""
         return cls(
             policy=RetryPolicy(attempts=attempts, delay_ms=delay_ms),
-            reclaim_idle_ms=reclaim_idle_ms or 3 * timeout_ms + 10_000,
+            reclaim_idle_ms=reclaim_idle_ms or max(3 * timeout_ms + 10_000, mail_timeout_ms + 15_000),
             reconcile_s=reconcile_ms / 1000,
             calendar_sync_s=calendar_sync_s,
             sweep_s=sweep_ms / 1000,
@@ -123,8 +128,10 @@ def build_worker(
     metrics: Metrics,
     chance: random.Random,
     endpoints: EndpointParts | None = None,
+    notifications: Destination | None = None,
+    remind: Callable[[], Awaitable[int]] | None = None,
 ) -> Worker:
-    """The worker with all its loops.
+    """The worker with all its loops; without `notifications` those go to the log, without `remind` nobody is reminded.
 
     `reading` is a client of its own whose timeout is READ_TIMEOUT_S; `consumer` names this process among the
     workers and must not be used by another that lives.
@@ -145,7 +152,11 @@ def build_worker(
         ]
 
     works: dict[str, Work] = {}
-    destinations: list[Destination] = [CrmDestination(crm), CalendarDestination(calendar)]
+    destinations: list[Destination] = [
+        CrmDestination(crm),
+        CalendarDestination(calendar),
+        notifications or LoggedNotifications(),
+    ]
     for destination in destinations:
         works[destination.name] = Dispatcher(
             destination,
@@ -155,6 +166,7 @@ def build_worker(
             metrics=metrics,
             chance=chance,
             clock=clock,
+            at_once=_MAILS_AT_ONCE if destination is notifications else AT_ONCE,
         )
     works[IdempotencyLog.name] = IdempotencyLog(answers, chance)
     works[INCOMING_STREAM] = Incoming(
@@ -202,6 +214,8 @@ def build_worker(
     if endpoints is not None:
         outward = dict(zip(shards.all, streams[EndpointDeliveries.name], strict=True))
         periodic.append(every("endpoint sweep", _SWEEP_S, EndpointSweep(endpoints, outward, shards, metrics)))
+    if remind is not None:
+        periodic.append(every("reminders", _REMIND_S, remind))
     if times.calendar_sync_s:
         periodic.append(every("calendar sync", times.calendar_sync_s, sync_calendars))
     return Worker(reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance)

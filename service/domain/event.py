@@ -24,6 +24,7 @@ class EventType(StrEnum):
     CONFIRMED = "appointment.confirmed"
     COMPLETED = "appointment.completed"
     NO_SHOW = "appointment.no_show"
+    REMINDER = "appointment.reminder"
 
 
 class EventRef(msgspec.Struct, frozen=True):
@@ -58,17 +59,19 @@ class Destination(StrEnum):
     CALENDAR = "calendar-blocks"
     ENDPOINTS = "endpoints"
     """All endpoints an organization registered: what enters is handed on to each."""
+    NOTIFICATIONS = "notifications"
 
 
 _HEARD_BY: dict[EventType, tuple[Destination, ...]] = {
-    EventType.CREATED: (Destination.CRM, Destination.CALENDAR),
+    EventType.CREATED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
     EventType.UPDATED: (Destination.CRM,),
-    EventType.RESCHEDULED: (Destination.CRM, Destination.CALENDAR),
-    EventType.REASSIGNED: (Destination.CRM, Destination.CALENDAR),
-    EventType.CANCELLED: (Destination.CRM, Destination.CALENDAR),
+    EventType.RESCHEDULED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
+    EventType.REASSIGNED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
+    EventType.CANCELLED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
     EventType.CONFIRMED: (Destination.CRM,),
     EventType.COMPLETED: (Destination.CRM,),
     EventType.NO_SHOW: (Destination.CRM,),
+    EventType.REMINDER: (Destination.NOTIFICATIONS,),
 }
 
 

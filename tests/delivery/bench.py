@@ -34,7 +34,7 @@ from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"
 QUICK = RetryPolicy(attempts=12, delay_ms=10, turn_ms=20)
-STREAMS = ("crm", "calendar-blocks", "calendar-events", "idempotency")
+STREAMS = ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency")
 
 
 @dataclass(frozen=True, kw_only=True)
