@@ -130,6 +130,7 @@ class DeliveryRoutes:
                 idempotency="optional",
                 answer=DeliveryShape,
                 status=202,
+                idempotency="optional",
                 errors=(404, 409),
             ),
             Route(
@@ -143,6 +144,7 @@ class DeliveryRoutes:
                 idempotency="optional",
                 answer=DeadReplayed,
                 status=202,
+                idempotency="optional",
                 errors=(404,),
             ),
         ]

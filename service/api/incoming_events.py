@@ -91,6 +91,7 @@ class IncomingEventRoutes:
                 idempotency="optional",
                 answer=EventState,
                 status=202,
+                idempotency="optional",
                 errors=(404, 409),
             ),
             Route(
@@ -104,6 +105,7 @@ class IncomingEventRoutes:
                 idempotency="optional",
                 answer=CalendarSecretShape,
                 status=201,
+                idempotency="optional",
             ),
         ]
 

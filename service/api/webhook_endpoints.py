@@ -99,6 +99,7 @@ class WebhookEndpointRoutes:
                 body_required=True,
                 answer=EndpointWithSecret,
                 status=201,
+                idempotency="optional",
                 errors=(409,),
             ),
             Route(
@@ -135,6 +136,7 @@ class WebhookEndpointRoutes:
                 body=ChangeEndpoint,
                 body_required=True,
                 answer=EndpointShape,
+                idempotency="optional",
                 errors=(404,),
             ),
             Route(
@@ -147,6 +149,7 @@ class WebhookEndpointRoutes:
                 tag="webhooks",
                 idempotency="optional",
                 answer=EndpointShape,
+                idempotency="optional",
                 errors=(404,),
             ),
             Route(
@@ -159,6 +162,7 @@ class WebhookEndpointRoutes:
                 tag="webhooks",
                 idempotency="optional",
                 answer=EndpointWithSecret,
+                idempotency="optional",
                 errors=(404,),
             ),
         ]

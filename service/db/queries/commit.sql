@@ -1,7 +1,7 @@
 -- name: commit_bookings
 -- Contacts, appointments and their first events of a batch; returns the appointments that took.
--- A row that is not returned lost to a constraint, or its key was used for another write. Rows come in the order of (organization, coach, start) so that
--- two batches wait for each other in one direction only.
+-- A row that is not returned lost to a constraint, or its key was used for another write. Rows come in the order of
+-- (organization, coach, start) so that two batches wait for each other in one direction only.
 WITH wish AS MATERIALIZED (
     SELECT *
     FROM unnest(
