@@ -25,6 +25,7 @@ from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter
 from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
+from service.db.endpoints import EndpointStore
 from service.db.keys import KeyStore
 from service.db.notifications import NotificationStore
 from service.db.rosters import DefaultSlot, RosterStore
@@ -34,6 +35,7 @@ from service.metrics import Metrics
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.claiming import Claiming
+from service.operations.destinations import BuiltIn, Destinations, RegisteredEndpoints
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
@@ -44,7 +46,6 @@ from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
 
-ANSWERS_LIVE = timedelta(hours=25)
 DRAIN_S = 8.0
 
 _log = get_logger("app")
@@ -82,6 +83,7 @@ class Services:
     remind: Remind
     rebuild: Rebuild
     tasks: TrackedTasks
+    destinations: Destinations
     chance: random.Random
 
 
@@ -111,7 +113,7 @@ async def open_services(
             scripts,
             shards,
             claim_ttl_ms=settings.claim_ttl_ms,
-            answer_ttl_ms=int(ANSWERS_LIVE / timedelta(milliseconds=1)),
+            answer_ttl_ms=answers_live_ms(settings),
             observe=lambda kind, size: gate_batch[kind].observe(size),
         )
         stack.push_async_callback(gate.drain)
@@ -128,7 +130,7 @@ async def open_services(
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, rosters, clock)
         claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
-        settle = SettleChange(gate=gate, keeper=keeper, metrics=metrics)
+        settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(
@@ -194,8 +196,14 @@ async def open_services(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),
             tasks=tasks,
+            destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
         )
+
+
+def answers_live_ms(settings: Settings) -> int:
+    """How long Redis keeps an answer for replays."""
+    return timedelta(hours=settings.idempotency_retention_hours) // timedelta(milliseconds=1)
 
 
 def default_slot(settings: Settings) -> DefaultSlot:

@@ -52,6 +52,13 @@ def _multiple_of_five(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _switch(text: str) -> bool:
+    """must be true or false"""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -200,6 +207,13 @@ class Settings:
         "milliseconds",
         "How long a request waits for an answer of Redis before it counts as away.",
     )
+    idempotency_retention_hours: int = _setting(
+        "IDEMPOTENCY_RETENTION_HOURS",
+        25,
+        _integer(24, 8_760),
+        "hours",
+        "How long an idempotency key and its answer are kept.",
+    )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",
         2_000,
@@ -240,6 +254,20 @@ class Settings:
     )
     webhook_timeout_ms: int = _setting(
         "WEBHOOK_TIMEOUT_MS", 5_000, _integer(10, 120_000), "milliseconds", "How long one attempt may take."
+    )
+    webhook_allow_private: bool = _setting(
+        "WEBHOOK_ALLOW_PRIVATE",
+        False,
+        _switch,
+        "true or false",
+        "Whether webhook endpoints may lie on this machine or a private network; `booking up` says true unless told.",
+    )
+    endpoint_pause_after_s: float = _setting(
+        "ENDPOINT_PAUSE_AFTER_S",
+        432_000.0,
+        _number(1, 31_536_000),
+        "seconds",
+        "After how long of nothing but failures a webhook endpoint is paused.",
     )
     calendar_sync_interval_s: float = _setting(
         "CALENDAR_SYNC_INTERVAL_S",
@@ -310,15 +338,22 @@ class Settings:
     )
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Settings:
+    def from_environment(
+        cls,
+        env: Mapping[str, str] | None = None,
+        *,
+        dotenv: Path | None = None,
+        usual: Mapping[str, str] | None = None,
+    ) -> Settings:
         """Settings from `env` (default: the process environment over `.env` of the working directory).
 
+        `usual` says what a command takes where neither does.
         An empty value counts as not set, except for CORS_ORIGIN where it means none.
         Raises ConfigurationError whose message begins with the variable's name.
         """
         if env is None:
             file = {k: v for k, v in dotenv_values(dotenv or Path(".env")).items() if v is not None}
-            env = {**file, **os.environ}
+            env = {**(usual or {}), **file, **os.environ}
         values: dict[str, Any] = {}
         for item in fields(cls):
             name: str = item.metadata["env"]
@@ -347,5 +382,7 @@ class Settings:
         for item in fields(cls):
             default = "" if item.default is None or item.default is MISSING else item.default
             text = f"{default:g}" if isinstance(default, float) else str(default)
+            if isinstance(default, bool):
+                text = text.lower()
             rows.append((item.metadata["env"], text, item.metadata["unit"], item.metadata["about"]))
         return rows

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from email.utils import parseaddr
 from secrets import token_hex
 
@@ -24,8 +25,11 @@ from service.api.availability import AvailabilityRoutes
 from service.api.coach_schedules import CoachScheduleRoutes
 from service.api.coaches import CoachRoutes
 from service.api.contacts import ContactRoutes
+from service.api.deliveries import DeliveryRoutes
 from service.api.endpoint import Edge, Route
+from service.api.events import EventRoutes
 from service.api.explain import ExplainRoutes
+from service.api.incoming_events import IncomingEventRoutes
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
 from service.api.notifications import NotificationRoutes
@@ -33,17 +37,27 @@ from service.api.openapi import document
 from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
 from service.api.time_off import TimeOffRoutes
+from service.api.webhook_endpoints import WebhookEndpointRoutes
 from service.api.webhooks import WebhookRoutes
-from service.app import Services, default_slot, open_services
+from service.app import Services, answers_live_ms, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
+from service.claims.marks import KeyMarks
 from service.config import Settings
+from service.db.calendar_secrets import CalendarSecretStore
+from service.db.delivery_log import DeliveryLog
+from service.db.endpoints import EndpointStore
 from service.db.explain import HindranceStore
+from service.db.feed import EventFeed
+from service.db.idempotency import KeyRecords
+from service.db.incoming_log import IncomingLog
 from service.db.people import PeopleStore
+from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
-from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.build import FORGET_S, READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.destinations import Destination
+from service.delivery.endpoint_deliveries import EndpointParts
 from service.delivery.letter import Sender
 from service.delivery.notifications import MailedNotifications
 from service.delivery.worker import Worker
@@ -54,13 +68,18 @@ from service.mocks.server import ALL, run_mocks
 from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
+from service.operations.carry_out_once import CarryOutOnce
 from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
+from service.operations.check_sender import CheckSender
 from service.operations.explain_availability import ExplainAvailability
+from service.operations.forget_keys import ForgetKeys
+from service.operations.look_at_deliveries import LookAtDeliveries
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
 from service.operations.manage_contacts import ManageContacts
+from service.operations.manage_endpoints import ManageEndpoints
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.take_turns import TakeTurns
@@ -70,7 +89,8 @@ from service.outside.auth_service import AuthService
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
-from service.outside.http import open_session
+from service.outside.endpoint import EndpointCaller
+from service.outside.http import open_foreign_session, open_session
 from service.outside.smtp import Encryption, MailServer, Smtp
 
 AUTH_TIMEOUT_S = 2.0
@@ -112,10 +132,12 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     edge = Edge(
         gate=services.gate,
         authenticate=authenticate,
+        once=carry_out_once(services),
         metrics=services.metrics,
         cors_origin=settings.cors_origin,
     )
     operations = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    check_sender = CheckSender(CalendarSecretStore(services.database), services.clock, services.tasks)
     routes = [
         *AvailabilityRoutes(edge, services.availability, services.rosters, services.clock).routes(),
         *ExplainRoutes(edge, _explain(services), services.rosters).routes(),
@@ -130,16 +152,52 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         *WebhookRoutes(
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
             services.incoming,
+            check_sender,
+            authenticate.slow_down,
             services.tasks,
+        ).routes(),
+        *IncomingEventRoutes(IncomingLog(services.database), services.incoming, check_sender, services.tasks).routes(),
+        *EventRoutes(EventFeed(services.database)).routes(),
+        *DeliveryRoutes(
+            LookAtDeliveries(DeliveryLog(services.database), services.destinations, services.tasks)
         ).routes(),
         *CoachRoutes(
             ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
         ).routes(),
         *_people_routes(services, edge),
+        *WebhookEndpointRoutes(manage_endpoints(services)).routes(),
         *operations.routes(),
     ]
     operations.openapi = document(routes)
     return edge, routes
+
+
+def carry_out_once(services: Services) -> CarryOutOnce:
+    """Idempotency keys of every write but the booking."""
+    # As long as a claim and then the reconciler may take: a change that hangs for longer is taken for dead.
+    hold = 2 * timedelta(milliseconds=services.settings.claim_ttl_ms)
+    marks = KeyMarks(
+        services.redis,
+        services.scripts,
+        services.shards,
+        mark_ttl_ms=hold // timedelta(milliseconds=1),
+        answer_ttl_ms=answers_live_ms(services.settings),
+    )
+    return CarryOutOnce(
+        records=KeyRecords(services.database),
+        marks=marks,
+        tasks=services.tasks,
+        metrics=services.metrics,
+        hold_s=hold.total_seconds(),
+    )
+
+
+def forgetting(services: Services) -> TakeTurns:
+    """Forgetting old idempotency keys, by one process a period."""
+    forget = ForgetKeys(KeyRecords(services.database), services.metrics, services.settings.idempotency_retention_hours)
+    # A little less than the period: the worker's clock must not find its own lease of last time.
+    period_ms = round(FORGET_S * 900)
+    return TakeTurns(Leases(services.redis, services.shards), "forget-keys", period_ms, forget)
 
 
 def _explain(services: Services) -> ExplainAvailability:
@@ -163,6 +221,29 @@ def _people_routes(services: Services, edge: Edge) -> list[Route]:
         *ContactRoutes(ManageContacts(people, services.tasks)).routes(),
         *TimeOffRoutes(build_time_off(services)).routes(),
     ]
+
+
+def manage_endpoints(services: Services) -> ManageEndpoints:
+    """Endpoints of organizations, as the API registers them."""
+    change = ChangeRoster(
+        PeopleStore(services.database),
+        rosters=services.rosters,
+        keeper=services.keeper,
+        grid=services.grid,
+        clock=services.clock,
+    )
+    allow_private = services.settings.webhook_allow_private
+    return ManageEndpoints(EndpointStore(services.database), change, services.tasks, allow_private=allow_private)
+
+
+def endpoint_parts(services: Services, foreign: aiohttp.ClientSession) -> EndpointParts:
+    """What the worker calls endpoints with; `foreign` is a session that connects where it may."""
+    settings = services.settings
+    return EndpointParts(
+        store=EndpointStore(services.database),
+        caller=EndpointCaller(foreign, settings.webhook_timeout_ms / 1000, services.clock),
+        pause_after_s=settings.endpoint_pause_after_s,
+    )
 
 
 def build_time_off(services: Services) -> TimeOff:
@@ -195,12 +276,16 @@ def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate |
 
 async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver, process, reconcile and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
-    async with open_services(settings) as services, open_session() as session:
+    async with (
+        open_services(settings) as services,
+        open_session() as session,
+        open_foreign_session(allow_private=settings.webhook_allow_private) as foreign,
+    ):
         if settings.metrics_port:
             _serve_metrics(settings, services.metrics)
         reading = connect(settings.redis_url or "", timeout_s=READ_TIMEOUT_S)
         try:
-            await assemble_worker(services, session, reading).run(stop)
+            await assemble_worker(services, session, foreign, reading).run(stop)
         finally:
             await reading.aclose()
 
@@ -240,8 +325,10 @@ def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
         ) from None
 
 
-def assemble_worker(services: Services, session: aiohttp.ClientSession, reading: Redis) -> Worker:
-    """The worker; `reading` is a client of its own for reads that block."""
+def assemble_worker(
+    services: Services, session: aiohttp.ClientSession, foreign: aiohttp.ClientSession, reading: Redis
+) -> Worker:
+    """The worker; `foreign` calls endpoints, `reading` is a client of its own for reads that block."""
     settings = services.settings
     timeout_s = settings.webhook_timeout_ms / 1000
     calendar = CalendarApi(settings.calendar_api_url or "", session, timeout_s)
@@ -256,6 +343,8 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         deliveries=services.deliveries,
         incoming=services.incoming,
         sweep_store=SweepStore(services.database),
+        replay_store=ReplayStore(services.database),
+        all_destinations=services.destinations,
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,
@@ -263,6 +352,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
         reconcile=services.reconcile,
         sync_calendars=calendar_fetches(services, calendar),
+        forget_keys=forgetting(services),
         times=WorkerTimes.of(
             attempts=settings.webhook_retry_attempts,
             delay_ms=settings.webhook_retry_delay_ms,
@@ -277,6 +367,7 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
         clock=services.clock,
         metrics=services.metrics,
         chance=services.chance,
+        endpoints=endpoint_parts(services, foreign),
         notifications=mailed_notifications(services),
         remind=services.remind if settings.reminder_hours_before else None,
     )

@@ -22,6 +22,12 @@ _HEADERS = {
     "X-RateLimit-Remaining": "requests left in this window",
     "X-RateLimit-Reset": "seconds until the window ends",
 }
+_SIGNATURE = {
+    "webhook-id": "the event's identity",
+    "webhook-timestamp": "when it was signed, Unix seconds",
+    "webhook-signature": "`v1,` and base64 of the HMAC-SHA256 of `id.timestamp.body`; several with spaces between",
+}
+_REPLAYED = {"Idempotent-Replayed": "`true` on the answer a key had already"}
 
 
 def document(routes: Sequence[Route]) -> bytes:
@@ -66,7 +72,7 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         for name, about in route.parameters
     ]
     if route.idempotency is not None:
-        name = "Idempotency-Key" if route.idempotency == "optional" else "X-Idempotency-Key"
+        name = "Idempotency-Key" if _takes_a_key(route) else "X-Idempotency-Key"
         parameters.append(
             {
                 "name": name,
@@ -86,6 +92,11 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
                 "schema": {"type": "string"},
             }
         )
+    if route.signed:
+        parameters += [
+            {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}}
+            for name, about in _SIGNATURE.items()
+        ]
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
@@ -111,13 +122,16 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     elif route.path in _TEXTS:
         success["content"] = {_TEXTS[route.path]: {"schema": {"type": "string"}}}
     if route.scope is not None:
+        named = {**_HEADERS, **(_REPLAYED if _takes_a_key(route) else {})}
         success["headers"] = {
-            name: {"description": about, "schema": {"type": "string"}} for name, about in _HEADERS.items()
+            name: {"description": about, "schema": {"type": "string"}} for name, about in named.items()
         }
     responses = {str(route.status): success}
-    statuses = {*route.errors, *((412,) if route.if_match else ())}
+    statuses = {*route.errors, *((412,) if route.if_match else ()), *((409, 422) if _takes_a_key(route) else ())}
     if route.scope is not None:
         statuses |= {400, 401, 403, 429, 500, 503}
+    elif route.signed:
+        statuses |= {400, 401, 500, 503}
     if route.method != "GET":
         statuses |= {413, 415}
     if route.method == "GET" and route.scope is not None:
@@ -125,11 +139,15 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     shown = {} if route.answer is None else {"content": {"application/json": {"schema": schemas[route.answer]}}}
     for status in sorted(statuses):
         problem: dict[str, Any] = {"application/problem+json": {"schema": schemas[ProblemShape]}}
-        if route.scope is None:
+        if route.scope is None and not route.signed:
             responses[str(status)] = {"description": HTTPStatus(status).phrase, **shown}
         else:
             responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
     return responses
+
+
+def _takes_a_key(route: Route) -> bool:
+    return route.idempotency == "optional"
 
 
 def _version() -> str:

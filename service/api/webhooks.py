@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -12,8 +13,9 @@ from service.api.endpoint import Call, Route, uuid_of
 from service.api.parsing import decode_body, idempotency_key, instant, refuse_nul
 from service.api.shapes import CalendarEvent, EventAccepted, EventState
 from service.db.deliveries import IncomingStore
-from service.errors import InvalidRequest, NotFound
+from service.errors import InvalidRequest, NotAuthenticated, NotFound
 from service.operations.accept_calendar_event import AcceptCalendarEvent
+from service.operations.check_sender import CheckSender
 from service.operations.time_off import check_period
 from service.operations.tracking import TrackedTasks
 from service.operations.treat_appointments import Existing
@@ -34,11 +36,23 @@ LONGEST_ID = 255
 
 
 class WebhookRoutes:
-    """Handlers of /api/webhooks/calendar and /api/webhooks/events."""
+    """Handlers of /api/webhooks/calendar and /api/webhooks/events/{event_id}.
 
-    def __init__(self, accept: AcceptCalendarEvent, incoming: IncomingStore, tasks: TrackedTasks) -> None:
+    `slow_down` is asked to wait when an address has sent too much that was not signed.
+    """
+
+    def __init__(
+        self,
+        accept: AcceptCalendarEvent,
+        incoming: IncomingStore,
+        check_sender: CheckSender,
+        slow_down: Callable[[str], Awaitable[None]],
+        tasks: TrackedTasks,
+    ) -> None:
         self._accept = accept
         self._incoming = incoming
+        self._check_sender = check_sender
+        self._slow_down = slow_down
         self._tasks = tasks
 
     def routes(self) -> list[Route]:
@@ -58,6 +72,19 @@ class WebhookRoutes:
                 idempotency="required",
             ),
             Route(
+                method="POST",
+                path="/api/webhooks/calendar/<organization>",
+                operation_id="accept_signed_calendar_event",
+                summary="Take an event of the external calendar that is signed instead of sent with a key",
+                handler=self.accept_signed,
+                scope=None,
+                signed=True,
+                tag="webhooks",
+                body=CalendarEvent,
+                body_required=True,
+                answer=EventAccepted,
+            ),
+            Route(
                 method="GET",
                 path="/api/webhooks/events/<event_id>",
                 operation_id="get_calendar_event",
@@ -72,17 +99,35 @@ class WebhookRoutes:
 
     async def accept(self, call: Call) -> HTTPResponse:
         """POST /api/webhooks/calendar"""
-        event = decode_body(call.body, _DECODER)
-        refuse_nul(decode_body(call.body, _WHOLE))
+        event = _event(call.body)
         identity = idempotency_key(call.request.headers) or call.header("webhook-id") or event.event_id
         if not identity:
             raise InvalidRequest(
                 [("X-Idempotency-Key", "is required (or a webhook-id header, or event_id in the body)")]
             )
-        if len(identity) > LONGEST_ID or not identity.isprintable():
-            raise InvalidRequest([("event_id", f"must be 1 to {LONGEST_ID} printable characters")])
+        return await self._take(call, call.who.org, identity, event, "event_id")
+
+    async def accept_signed(self, call: Call) -> HTTPResponse:
+        """POST /api/webhooks/calendar/{organization}"""
+        identity = call.header("webhook-id") or ""
+        try:
+            org = await self._check_sender(
+                call.path["organization"],
+                message_id=identity,
+                timestamp=call.header("webhook-timestamp") or "",
+                signatures=call.header("webhook-signature") or "",
+                body=call.body,
+            )
+        except NotAuthenticated:
+            await self._slow_down(call.request.remote_addr or call.request.ip)
+            raise
+        return await self._take(call, org, identity, _event(call.body), "webhook-id")
+
+    async def _take(self, call: Call, org: int, identity: str, event: CalendarEvent, named: str) -> HTTPResponse:
+        if not 1 <= len(identity) <= LONGEST_ID or not identity.isprintable():
+            raise InvalidRequest([(named, f"must be 1 to {LONGEST_ID} printable characters")])
         _check(event)
-        await self._tasks.run(self._accept(call.who.org, identity, event.event_type, call.body, call.correlation_id))
+        await self._tasks.run(self._accept(org, identity, event.event_type, call.body, call.correlation_id))
         return HTTPResponse(orjson.dumps({"received": True, "event_id": identity}), content_type="application/json")
 
     async def state(self, call: Call) -> HTTPResponse:
@@ -103,6 +148,12 @@ class WebhookRoutes:
             ),
             content_type="application/json",
         )
+
+
+def _event(body: bytes) -> CalendarEvent:
+    event = decode_body(body, _DECODER)
+    refuse_nul(decode_body(body, _WHOLE))
+    return event
 
 
 def _check(event: CalendarEvent) -> None:

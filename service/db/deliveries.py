@@ -12,11 +12,14 @@ import msgspec
 from service.db.connection import Database
 from service.domain.event import Event, EventRef, EventType
 
+LONGEST_ANSWER = 1024
+
 
 class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event to be delivered: whether it already was, and whether it must wait for an earlier one.
 
-    `earlier_reference` is what the receiver last called the appointment, under the coach it then had.
+    `earlier_reference` is what the receiver last called the appointment, under the coach it then had; `attempts`
+    are those recorded since the last of `replays`.
     """
 
     event: Event
@@ -24,10 +27,23 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     must_wait: bool
     earlier_reference: str | None
     earlier_coach_id: str | None
+    attempts: int = 0
+    replays: int = 0
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One call that was made: when, how long it took, and the first kilobyte of the answer or what went wrong."""
+
+    made_at: datetime
+    duration_ms: int
+    answer: str | None
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one event's delivery to one destination stands."""
+    """Where one event's delivery to one destination stands, and the call that led there.
+
+    `replays` is how many were known when the attempt began: a replay that was asked for since is not concluded by it.
+    """
 
     ref: EventRef
     destination: str
@@ -36,6 +52,8 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None
     error: str | None
     reference: str | None
+    replays: int = 0
+    tried: AttemptRecord | None = None
 
 
 class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +67,7 @@ class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     attempts: int
     error: str | None
+    replays: int = 0
 
 
 class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +88,12 @@ class DeliveryStore:
         self._database = database
 
     async def load(
-        self, refs: Sequence[EventRef], destination: str, types: Sequence[EventType]
+        self, refs: Sequence[EventRef], destination: str, types: Sequence[EventType], endpoint_id: UUID | None = None
     ) -> dict[EventRef, DueEvent]:
         """The committed events among `refs`; one that was never committed is missing and must not be announced.
 
-        `types` are the event types the destination hears, so that an event it never hears holds nothing up.
+        `types` are the event types the destination hears, so that an event it never hears holds nothing up; an
+        endpoint, `endpoint_id`, waits for none that was committed before it heard of its type.
         """
         rows = await self._database.fetch(
             "load_events",
@@ -82,6 +102,7 @@ class DeliveryStore:
             [ref.sequence for ref in refs],
             destination,
             [kind.value for kind in types],
+            endpoint_id,
         )
         found: dict[EventRef, DueEvent] = {}
         for row in rows:
@@ -100,12 +121,15 @@ class DeliveryStore:
                 must_wait=row["must_wait"],
                 earlier_reference=row["earlier_reference"],
                 earlier_coach_id=row["earlier_coach_id"],
+                attempts=row["attempts"],
+                replays=row["replays"],
             )
         return found
 
     async def record(self, records: Sequence[DeliveryRecord]) -> None:
-        """Write where deliveries stand; one row a delivery, the latest of `records` counts."""
+        """Write where deliveries stand, and every attempt; one row a delivery, the latest of `records` counts."""
         latest = {(r.ref, r.destination): r for r in records}.values()
+        tried = [(r, r.tried) for r in records if r.tried is not None]
         await self._database.write(
             "record_deliveries",
             [r.ref.org for r in latest],
@@ -117,6 +141,18 @@ class DeliveryStore:
             [r.status for r in latest],
             [None if r.error is None else r.error[:1000] for r in latest],
             [r.reference for r in latest],
+            [r.replays for r in latest],
+            [r.ref.org for r, _ in tried],
+            [r.ref.appointment_id for r, _ in tried],
+            [r.ref.sequence for r, _ in tried],
+            [r.destination for r, _ in tried],
+            [one.made_at for _, one in tried],
+            [r.replays for r, _ in tried],
+            [r.attempts for r, _ in tried],
+            [r.state for r, _ in tried],
+            [r.status for r, _ in tried],
+            [one.duration_ms for _, one in tried],
+            [None if one.answer is None else one.answer[:LONGEST_ANSWER] for _, one in tried],
         )
 
 
@@ -144,6 +180,7 @@ class IncomingStore:
             state=row["state"],
             attempts=row["attempts"],
             error=row["error"],
+            replays=row["replays"],
         )
 
     async def mark(self, org: int, event_id: str, state: str, attempts: int, error: str | None) -> None:

@@ -14,15 +14,20 @@ from service.claims.keys import Shards
 from service.claims.scripts import Scripts
 from service.clock import Clock
 from service.db.deliveries import AnswerStore, DeliveryStore, IncomingStore
+from service.db.replays import ReplayStore
 from service.db.rosters import RosterStore
 from service.db.sweep import SweepStore
 from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
 from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
 from service.delivery.dispatcher import AT_ONCE, Dispatcher, RetryPolicy
+from service.delivery.endpoint_deliveries import EndpointDeliveries, EndpointParts
+from service.delivery.endpoint_sweep import EndpointSweep
+from service.delivery.fan_out import FanOut
 from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
 from service.delivery.notifications import LoggedNotifications
+from service.delivery.replays import CarryOutReplays
 from service.delivery.stream import Stream
 from service.delivery.sweep import Sweep
 from service.delivery.watch import StreamWatch
@@ -32,6 +37,7 @@ from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.accept_calendar_event import INCOMING_STREAM
 from service.operations.apply_calendar_event import ApplyCalendarEvent
+from service.operations.destinations import Destinations
 from service.operations.keep_grid import GridKeeper
 from service.operations.reconcile import Reconcile
 from service.operations.watch_grid import WatchGrid
@@ -40,10 +46,13 @@ from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
 
 READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
+FORGET_S = 600.0
 _FILL_S = 60.0
 _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
+_REPLAYS_S = 0.5
+_SWEEP_S = 1.0
 _REMIND_S = 30.0
 # Each is a connection to the mail server, which shares out few.
 _MAILS_AT_ONCE = 8
@@ -104,6 +113,8 @@ def build_worker(
     deliveries: DeliveryStore,
     incoming: IncomingStore,
     sweep_store: SweepStore,
+    replay_store: ReplayStore,
+    all_destinations: Destinations,
     answers: AnswerStore,
     roster_store: RosterStore,
     keeper: GridKeeper,
@@ -111,10 +122,12 @@ def build_worker(
     apply_event: ApplyCalendarEvent,
     reconcile: Reconcile,
     sync_calendars: Callable[[], Awaitable[int]],
+    forget_keys: Callable[[], Awaitable[int]],
     times: WorkerTimes,
     clock: Clock,
     metrics: Metrics,
     chance: random.Random,
+    endpoints: EndpointParts | None = None,
     notifications: Destination | None = None,
     remind: Callable[[], Awaitable[int]] | None = None,
 ) -> Worker:
@@ -152,12 +165,20 @@ def build_worker(
             policy=times.policy,
             metrics=metrics,
             chance=chance,
+            clock=clock,
             at_once=_MAILS_AT_ONCE if destination is notifications else AT_ONCE,
         )
     works[IdempotencyLog.name] = IdempotencyLog(answers, chance)
     works[INCOMING_STREAM] = Incoming(
         store=incoming, apply=apply_event, policy=times.policy, metrics=metrics, chance=chance
     )
+    if endpoints is not None:
+        works[EndpointDeliveries.name] = EndpointDeliveries(
+            endpoints, deliveries=deliveries, policy=times.policy, metrics=metrics, clock=clock, chance=chance
+        )
+        works[FanOut.name] = FanOut(
+            endpoints.store, dict(zip(shards.all, streams_of(EndpointDeliveries.name), strict=True)), shards, chance
+        )
     streams = {name: streams_of(name) for name in works}
 
     reads: list[Loop] = []
@@ -178,15 +199,21 @@ def build_worker(
         clock=clock,
         metrics=metrics,
     )
+    replays = CarryOutReplays(store=replay_store, destinations=all_destinations, streams=streams, shards=shards)
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
         every("grid watch", _WATCH_GRID_S, watch_grid),
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
         every("overdue events", _OVERDUE_S, overdue),
+        every("old keys", FORGET_S, forget_keys),
         every("sweeper", times.sweep_s, sweep),
+        every("replays", _REPLAYS_S, replays),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),
     ]
+    if endpoints is not None:
+        outward = dict(zip(shards.all, streams[EndpointDeliveries.name], strict=True))
+        periodic.append(every("endpoint sweep", _SWEEP_S, EndpointSweep(endpoints, outward, shards, metrics)))
     if remind is not None:
         periodic.append(every("reminders", _REMIND_S, remind))
     if times.calendar_sync_s:

@@ -31,14 +31,15 @@ class Outcome(StrEnum):
 class Told(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt's end.
 
-    `reference` is what the receiver calls it; `unwell` says whether it seems to be in trouble, `called`
-    whether it was called at all.
+    `reference` is what the receiver calls it, `answer` the first kilobyte of what it said; `unwell` says whether
+    it seems to be in trouble, `called` whether it was called at all.
     """
 
     outcome: Outcome
     status: int | None = None
     error: str | None = None
     reference: str | None = None
+    answer: str | None = None
     retry_after_ms: int | None = None
     unwell: bool = False
     called: bool = True
@@ -47,11 +48,12 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, made: Attempt, *, reference: str | None = None) -> Told:
         """What an HTTP attempt means for a delivery."""
         if made.succeeded:
-            return cls(outcome=Outcome.DELIVERED, status=made.status, reference=reference)
+            return cls(outcome=Outcome.DELIVERED, status=made.status, reference=reference, answer=made.excerpt)
         return cls(
             outcome=Outcome.REFUSED if made.refused else Outcome.FAILED,
             status=made.status,
             error=made.why,
+            answer=made.excerpt if made.status is not None else made.why,
             retry_after_ms=made.retry_after_ms,
             unwell=made.unwell,
         )
@@ -162,7 +164,7 @@ class CalendarDestination:
             case Blocked(block_id, made):
                 return Told.of(made, reference=block_id)
             case AlreadyBlocked(made):
-                return Told(outcome=Outcome.DELIVERED, status=made.status)
+                return Told(outcome=Outcome.DELIVERED, status=made.status, answer=made.excerpt)
             case NotDone(made):
                 return Told.of(made)
 
@@ -173,7 +175,7 @@ class CalendarDestination:
         result = await self._calendar.release(coach_id, block_id, correlation_id=due.event.correlation_id)
         if isinstance(result, NotDone):
             return Told.of(result.made)
-        return Told(outcome=Outcome.DELIVERED, status=result.made.status)
+        return Told(outcome=Outcome.DELIVERED, status=result.made.status, answer=result.made.excerpt)
 
 
 def _appointment(event: Event) -> _Told:

@@ -12,10 +12,12 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from service.batching import Batcher
-from service.db.deliveries import DeliveryRecord, DeliveryStore, DueEvent
+from service.clock import Clock, SystemClock
+from service.db.deliveries import AttemptRecord, DeliveryRecord, DeliveryStore, DueEvent
 from service.delivery.destinations import Destination, Outcome, Told
 from service.delivery.patience import patiently
 from service.delivery.stream import MOST_AT_ONCE, Entry, Stream
@@ -56,18 +58,23 @@ class Dispatcher:
         metrics: Metrics,
         chance: random.Random,
         at_once: int = AT_ONCE,
+        clock: Clock | None = None,
+        label: str | None = None,
+        endpoint_id: UUID | None = None,
     ) -> None:
+        """`label` stands for the destination in metrics; `endpoint_id` is that of an organization's endpoint."""
+        self._clock = clock or SystemClock()
+        label = label or destination.name
         self._destination = destination
+        self._endpoint_id = endpoint_id
         self._store = store
         self._breaker = breaker
         self._policy = policy
         self._chance = chance
         self._under_way = UnderWay(destination.name, at_once)
         self._recording: Batcher[DeliveryRecord, None] = Batcher(self._record, most=MOST_AT_ONCE)
-        self._seconds = metrics.delivery_seconds.labels(destination.name)
-        self._counted = {
-            state: metrics.deliveries.labels(destination.name, state) for state in ("delivered", "retrying", "dead")
-        }
+        self._seconds = metrics.delivery_seconds.labels(label)
+        self._counted = {state: metrics.deliveries.labels(label, state) for state in ("delivered", "retrying", "dead")}
 
     async def room(self) -> int:
         """Places that are free; none while the breaker is open, so that events wait in the stream."""
@@ -77,11 +84,23 @@ class Dispatcher:
             return 0
         return await self._under_way.room(_LONGEST_WAIT_S)
 
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    @property
+    def free(self) -> int:
+        """Places that are free now; none while the breaker is open."""
+        return 0 if self._breaker.wait_s else self._under_way.free
+
+    def holds(self, stream: Stream, entry: Entry) -> bool:
+        """Whether the entry is being worked on."""
+        return self._under_way.holds(_place(stream, entry))
+
     async def take(self, stream: Stream, entries: list[Entry]) -> None:
         """Look all events up at once, then begin with each."""
         wanted: list[tuple[Entry, EventRef]] = []
         for entry in entries:
-            if self._under_way.holds(_place(stream, entry)):
+            if self.holds(stream, entry):
                 continue
             ref = parse_ref(entry.event)
             if ref is None:
@@ -94,7 +113,7 @@ class Dispatcher:
         refs = [ref for _, ref in wanted]
         found = await patiently(
             "look events up",
-            lambda: self._store.load(refs, self._destination.name, self._destination.types),
+            lambda: self._store.load(refs, self._destination.name, self._destination.types, self._endpoint_id),
             self._chance,
         )
         for entry, ref in wanted:
@@ -115,7 +134,18 @@ class Dispatcher:
             wait_ms = round(self._breaker.wait_s * 1000)
             await stream.later(entry, wait_ms + self._a_turn_ms(), entry.attempt)
         else:
-            await self._conclude(stream, entry, ref, await self._tell(due, entry.attempt))
+            await self._attempt(stream, entry, ref, due)
+
+    async def _attempt(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent) -> None:
+        # A replay begins anew, also where the entry of before it is still on its way.
+        number = due.attempts + 1 if due.replays else entry.attempt
+        made_at, began = self._clock.now(), asyncio.get_running_loop().time()
+        told = await self._tell(due, number)
+        tried = None
+        if told.called:
+            duration_ms = round((asyncio.get_running_loop().time() - began) * 1000)
+            tried = _Tried(made_at, duration_ms)
+        await self._conclude(stream, entry, ref, due, number, told, tried)
 
     async def _tell(self, due: DueEvent, attempt: int) -> Told:
         began = asyncio.get_running_loop().time()
@@ -139,8 +169,9 @@ class Dispatcher:
         )
         return told
 
-    async def _conclude(self, stream: Stream, entry: Entry, ref: EventRef, told: Told) -> None:
-        attempt = entry.attempt
+    async def _conclude(
+        self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent, attempt: int, told: Told, tried: _Tried | None
+    ) -> None:
         if told.outcome is Outcome.DELIVERED:
             state = "delivered"
         elif told.outcome is Outcome.REFUSED or attempt >= self._policy.attempts:
@@ -155,10 +186,15 @@ class Dispatcher:
             status=told.status,
             error=told.error,
             reference=told.reference,
+            replays=due.replays,
+            tried=None if tried is None else tried.record(told),
         )
         await patiently("record deliveries", lambda: self._recording.submit(record), self._chance)
         self._counted[state].inc()
         if state == "delivered":
+            if due.replays:
+                # What gave the event up before the replay may have been slow to bury it.
+                await stream.exhume({entry.event})
             await stream.finish(entry)
         elif state == "retrying":
             delay_ms = backoff_ms(
@@ -186,10 +222,26 @@ class Dispatcher:
         return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """When a call was made, and how long it took."""
+
+    made_at: datetime
+    duration_ms: int
+
+    def record(self, told: Told) -> AttemptRecord:
+        """The attempt as it is kept."""
+        return AttemptRecord(
+            made_at=self.made_at,
+            duration_ms=self.duration_ms,
+            answer=told.error if told.answer is None else told.answer,
+        )
+
+
 def parse_ref(text: str) -> EventRef | None:
-    """The event an entry names ('organization appointment_hex sequence'), or None."""
+    """The event an entry names ('organization appointment_hex sequence', more may follow), or None."""
     try:
-        org, appointment, sequence = text.split(" ")
+        org, appointment, sequence, *_ = text.split(" ")
         return EventRef(int(org), UUID(hex=appointment), int(sequence))
     except ValueError:
         return None

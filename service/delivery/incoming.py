@@ -88,7 +88,8 @@ class Incoming:
             await self._try(stream, entry, event)
 
     async def _try(self, stream: Stream, entry: Entry, event: IncomingEvent) -> None:
-        attempt = entry.attempt
+        # A replay begins anew, also where the entry of before it is still on its way.
+        attempt = event.attempts + 1 if event.replays else entry.attempt
         state, error = await self._attempt(event)
         if state == "retrying" and attempt >= self._policy.attempts:
             state = "dead"
@@ -108,6 +109,9 @@ class Incoming:
             error=error,
         )
         if state == "processed":
+            if event.replays:
+                # What gave the event up before the replay may have been slow to bury it.
+                await stream.exhume({entry.event})
             await stream.finish(entry)
         elif state == "retrying":
             delay_ms = backoff_ms(attempt, self._policy.delay_ms, chance=self._chance)

@@ -6,7 +6,7 @@ because the stream is long. What a consumer read and did not finish stays pendin
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -159,6 +159,20 @@ class Stream:
                 attempts,
                 error,
             )
+
+    async def exhume(self, events: Collection[str]) -> int:
+        """Take the dead letters about these events away; how many there were. Looks at every dead letter."""
+        redis: Any = self._redis
+        start, gone = "-", 0
+        async with self._redis_errors():
+            while True:
+                page = _entries(await redis.xrange(self._dead, start, "+", count=_PAGE))
+                letters = [letter.entry_id for letter in page if letter.event in events]
+                if letters:
+                    gone += await redis.xdel(self._dead, *letters)
+                if len(page) < _PAGE:
+                    return gone
+                start = f"({page[-1].entry_id}"
 
     async def move_due(self, most: int) -> tuple[int, int]:
         """Bring back at most `most` due entries; how many, and ms until the next is due (-1: none)."""

@@ -57,6 +57,8 @@ class Destination(StrEnum):
 
     CRM = "crm"
     CALENDAR = "calendar-blocks"
+    ENDPOINTS = "endpoints"
+    """All endpoints an organization registered: what enters is handed on to each."""
     NOTIFICATIONS = "notifications"
 
 
@@ -73,6 +75,7 @@ _HEARD_BY: dict[EventType, tuple[Destination, ...]] = {
 }
 
 
-def heard_by(event_type: EventType) -> tuple[Destination, ...]:
-    """The built-in destinations that must hear of such an event."""
-    return _HEARD_BY[event_type]
+def heard_by(event_type: EventType, *, endpoints: bool = False) -> tuple[Destination, ...]:
+    """The built-in destinations that must hear of such an event, and the organization's endpoints if there are any."""
+    heard = _HEARD_BY[event_type]
+    return (*heard, Destination.ENDPOINTS) if endpoints else heard

@@ -75,7 +75,7 @@ class Authenticate:
             raise NotAuthenticated("this needs an API key: send it as X-API-Key")
         record = await self._known(key)
         if record is None or record.revoked:
-            await self._slow_down(address)
+            await self.slow_down(address)
             raise NotAuthenticated("this API key is not known")
         limit = self._default_limit if record.rate_limit is None else record.rate_limit
         return Caller(
@@ -137,7 +137,8 @@ class Authenticate:
         record = await self._keys.find(key)
         return None if record is None else msgspec.structs.replace(record, validated_at=self._clock.now())
 
-    async def _slow_down(self, address: str) -> None:
+    async def slow_down(self, address: str) -> None:
+        """Count a failure of an address; after ten within a minute each further one takes up to a second."""
         now = asyncio.get_running_loop().time()
         count, since = self._failures.get(address, (0, now))
         if now - since > FAILURES_FORGOTTEN_S:

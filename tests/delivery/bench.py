@@ -16,9 +16,9 @@ from aiohttp import web
 
 from service.app import Services
 from service.claims.connection import connect
+from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
-from service.delivery.destinations import Destination
 from service.delivery.dispatcher import RetryPolicy
 from service.delivery.stream import Stream
 from service.errors import SlotUnavailable
@@ -29,7 +29,7 @@ from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
-from service.processes import build_time_off
+from service.processes import build_time_off, forgetting
 from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"
@@ -85,8 +85,7 @@ class Bench:
         consumer: str = "worker",
         sweep_s: float = 30.0,
         overdue_s: float = 60.0,
-        notifications: Destination | None = None,
-        remind: Callable[[], Awaitable[int]] | None = None,
+        **more: Any,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -103,6 +102,8 @@ class Bench:
             deliveries=s.deliveries,
             incoming=s.incoming,
             sweep_store=SweepStore(s.database),
+            replay_store=ReplayStore(s.database),
+            all_destinations=s.destinations,
             answers=s.answers,
             roster_store=s.roster_store,
             keeper=s.keeper,
@@ -110,6 +111,7 @@ class Bench:
             apply_event=ApplyCalendarEvent(s.change, s.move, build_time_off(s)),
             reconcile=s.reconcile,
             sync_calendars=self.sync(calendar),
+            forget_keys=forgetting(s),
             times=WorkerTimes(
                 policy=policy,
                 reclaim_idle_ms=idle_ms,
@@ -121,8 +123,7 @@ class Bench:
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,
-            notifications=notifications,
-            remind=remind,
+            **more,
         )
         stop = asyncio.Event()
         running = asyncio.ensure_future(worker.run(stop))

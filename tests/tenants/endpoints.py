@@ -15,7 +15,9 @@ from urllib.parse import quote
 from tests.tenants.tenant import Tenant
 
 # Words in which a request names what belongs to somebody.
-REFERENCES = frozenset({"appointment_id", "calendar_id", "coach_id", "contact_id", "contact_email", "time_off_id"})
+REFERENCES = frozenset(
+    {"appointment_id", "calendar_id", "coach_id", "contact_id", "contact_email", "time_off_id", "endpoint_id"}
+)
 LISTS = {"calendar_ids": "calendar_id", "coach_ids": "coach_id"}
 # In these bodies an id is not looked for but given to what is made, or is the event's own.
 GIVEN = frozenset(
@@ -24,8 +26,10 @@ GIVEN = frozenset(
 NEW = frozenset({"event_id"})
 # What must be said although the schema cannot tell: one of several fields, or those of the kind of an event.
 NEEDED = {"book_appointment": {"contact_email"}, "accept_calendar_event": {"event_id", "appointment_id"}}
+# Places of a path that every organization has alike.
+SHARED = frozenset({"destination"})
 # What is sent where nothing is required, so that there is a change to make.
-HARMLESS = ("name", "notes", "reason")
+HARMLESS = ("name", "notes", "reason", "description")
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,10 @@ class Endpoint:
 
     def with_places_of(self, other: Tenant, asker: Tenant) -> Iterator[Request]:
         """The endpoint on paths in which at least one id is another organization's and no other's."""
-        for choice in product((True, False), repeat=len(self.places)):
+        own = [name for name in self.places if name not in SHARED]
+        for choice in product((True, False), repeat=len(own)):
             if any(choice):
-                foreign = {name: self._own(other, name) for name, is_foreign in zip(self.places, choice, strict=True)
+                foreign = {name: self._own(other, name) for name, is_foreign in zip(own, choice, strict=True)
                            if is_foreign}  # fmt: skip
                 yield self.request(asker, places=foreign)
 

@@ -1,14 +1,19 @@
 -- name: load_events
 -- Committed events by (organization, appointment, sequence), and whether an earlier event of the same appointment is
--- still to be delivered to the destination.
+-- still to be delivered to the destination. An endpoint ($6) hears of what was committed after it subscribed.
 SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
-    d.state AS delivery_state,
+    d.state AS delivery_state, coalesce(d.attempts, 0) AS attempts, coalesce(d.replays, 0) AS replays,
     b.reference AS earlier_reference, b.coach_id AS earlier_coach_id,
     EXISTS (
         SELECT 1 FROM events AS p
         WHERE p.org_id = e.org_id AND p.appointment_id = e.appointment_id AND p.sequence < e.sequence
             AND p.type = ANY ($5::text[])
+            AND ($6::uuid IS NULL OR EXISTS (
+                SELECT 1 FROM webhook_subscriptions AS s
+                WHERE s.org_id = p.org_id AND s.endpoint_id = $6 AND s.type = p.type
+                    AND NOT pg_visible_in_snapshot(p.committed_in, s.since)
+            ))
             AND NOT EXISTS (
                 SELECT 1 FROM deliveries AS pd
                 WHERE pd.org_id = p.org_id AND pd.appointment_id = p.appointment_id AND pd.sequence = p.sequence
@@ -29,22 +34,34 @@ LEFT JOIN LATERAL (
 ) AS b ON true;
 
 -- name: record_deliveries
--- Where deliveries stand; a delivered one stays delivered.
-INSERT INTO deliveries AS d (
-    org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, updated_at,
-    delivered_at
+-- Where deliveries stand, and the attempts that led there; a delivered one stays delivered, and an attempt from before
+-- a replay does not conclude it.
+WITH tried AS (
+    INSERT INTO delivery_attempts (
+        org_id, appointment_id, sequence, destination, made_at, replay, attempt, outcome, status, duration_ms, answer
+    )
+    SELECT * FROM unnest(
+        $11::integer[], $12::uuid[], $13::integer[], $14::text[], $15::timestamptz[], $16::integer[], $17::integer[],
+        $18::text[], $19::smallint[], $20::integer[], $21::text[]
+    )
+    ON CONFLICT DO NOTHING
 )
-SELECT org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, now(),
-    CASE WHEN state = 'delivered' THEN now() END
+INSERT INTO deliveries AS d (
+    org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, replays,
+    updated_at, delivered_at
+)
+SELECT org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, replays,
+    now(), CASE WHEN state = 'delivered' THEN now() END
 FROM unnest(
-    $1::integer[], $2::uuid[], $3::integer[], $4::text[], $5::text[], $6::integer[], $7::smallint[], $8::text[], $9::text[]
-) AS w (org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference)
+    $1::integer[], $2::uuid[], $3::integer[], $4::text[], $5::text[], $6::integer[], $7::smallint[], $8::text[],
+    $9::text[], $10::integer[]
+) AS w (org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, replays)
 ORDER BY org_id, appointment_id, sequence, destination
 ON CONFLICT ON CONSTRAINT deliveries_pkey DO UPDATE
 SET state = excluded.state, attempts = excluded.attempts, last_status = excluded.last_status,
     last_error = excluded.last_error, reference = coalesce(excluded.reference, d.reference), updated_at = now(),
     delivered_at = excluded.delivered_at
-WHERE d.state <> 'delivered';
+WHERE d.state <> 'delivered' AND d.replays = excluded.replays;
 
 -- name: save_answers
 -- Finished answers of the idempotency stream, as a second home beside Redis.
@@ -60,7 +77,7 @@ ON CONFLICT DO NOTHING
 RETURNING event_id;
 
 -- name: get_webhook_event
-SELECT org_id, event_id, event_type, body, correlation_id, state, attempts, error
+SELECT org_id, event_id, event_type, body, correlation_id, state, attempts, error, replays
 FROM webhook_events
 WHERE org_id = $1 AND event_id = $2;
 
