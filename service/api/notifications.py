@@ -62,5 +62,4 @@ def _shape(one: Notification) -> NotificationShape | None:
     kind = kind_of(one.type)
     if kind is None or (one.state == "delivered" and not one.attempts):
         return None
-    status = _STATUS[one.state]
-    return NotificationShape(kind, status, None if status == "sent" else one.error, one.sent_at)
+    return NotificationShape(kind, _STATUS[one.state], one.error, one.sent_at)
