@@ -25,7 +25,9 @@ from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter
 from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
+from service.db.endpoints import EndpointStore
 from service.db.keys import KeyStore
+from service.db.notifications import NotificationStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.errors import ConfigurationError, Unavailable
 from service.logs import get_logger
@@ -33,12 +35,13 @@ from service.metrics import Metrics
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.claiming import Claiming
-from service.operations.destinations import BuiltIn, Destinations
+from service.operations.destinations import BuiltIn, Destinations, RegisteredEndpoints
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
 from service.operations.rebuild import Rebuild
 from service.operations.reconcile import Reconcile
+from service.operations.remind import Remind
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
@@ -70,6 +73,7 @@ class Services:
     incoming: IncomingStore
     answers: AnswerStore
     busy: BusyStore
+    notifications: NotificationStore
     rosters: Rosters
     keeper: GridKeeper
     availability: FindAvailability
@@ -77,6 +81,7 @@ class Services:
     change: ChangeAppointment
     move: MoveAppointment
     reconcile: Reconcile
+    remind: Remind
     rebuild: Rebuild
     tasks: TrackedTasks
     destinations: Destinations
@@ -121,11 +126,12 @@ async def open_services(
             default_slot(settings),
         )
         appointments = AppointmentStore(database)
+        notifications = NotificationStore(database)
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
         availability = FindAvailability(grid, keeper, rosters, clock)
         claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
-        settle = SettleChange(gate=gate, keeper=keeper, metrics=metrics)
+        settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(
@@ -146,6 +152,7 @@ async def open_services(
             incoming=IncomingStore(database),
             answers=AnswerStore(database),
             busy=BusyStore(database),
+            notifications=notifications,
             rosters=rosters,
             keeper=keeper,
             availability=availability,
@@ -179,11 +186,18 @@ async def open_services(
                 metrics=metrics,
             ),
             reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, settle=settle, metrics=metrics),
+            remind=Remind(
+                store=notifications,
+                appointments=appointments,
+                settle=settle,
+                clock=clock,
+                before=timedelta(hours=settings.reminder_hours_before),
+            ),
             rebuild=Rebuild(
                 database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
             ),
             tasks=tasks,
-            destinations=Destinations([BuiltIn()]),
+            destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
         )
 

@@ -8,7 +8,7 @@ import functools
 import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +25,16 @@ from service.operations.seed_clinic import APPOINTMENTS, CLINIC, STEPS, SeedClin
 SCOPES = ("read", "write", "admin")
 
 
-def settings_for(process: str, *, log_level: str | None = None) -> Settings:
-    """The settings of the environment, completed by what a running `booking up` on DATA_DIR says."""
-    settings = Settings.from_environment()
+# `booking up` is for one machine, where whoever tries webhooks receives them on the loopback.
+OF_UP = {"WEBHOOK_ALLOW_PRIVATE": "true"}
+
+
+def settings_for(process: str, *, log_level: str | None = None, usual: Mapping[str, str] | None = None) -> Settings:
+    """The settings of the environment, completed by what a running `booking up` on DATA_DIR says.
+
+    `usual` are values of the command where the environment says nothing.
+    """
+    settings = Settings.from_environment(usual=usual)
     configure_logging(log_level or settings.log_level, settings.log_format, process)
     return settings
 
@@ -87,7 +94,7 @@ def up() -> None:
     """Start everything in the foreground: servers, mocks, worker and API."""
     from service.up import up as start
 
-    start(settings_for("up"))
+    start(settings_for("up", usual=OF_UP))
 
 
 @main.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from email.utils import getaddresses
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,6 +52,13 @@ def _multiple_of_five(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _switch(text: str) -> bool:
+    """must be true or false"""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
@@ -78,8 +86,18 @@ def _text(text: str) -> str:
     return text
 
 
+def _mailbox(text: str) -> str:
+    """must be an e-mail address, or a name (with a comma: in quotation marks) and then the address in <>"""
+    found = getaddresses([text])
+    local, _, domain = found[0][1].rpartition("@") if len(found) == 1 else ("", "", "")
+    if not (local and domain and text.isprintable() and f"{local}{domain}".isascii() and " " not in local + domain):
+        raise ValueError(_mailbox.__doc__)
+    return text
+
+
 def _setting(env: str, default: Any, parse: Callable[[str], Any], unit: str, about: str) -> Any:
-    return field(default=default, metadata={"env": env, "parse": parse, "unit": unit, "about": about})
+    shown = not env.endswith("_PASSWORD")
+    return field(default=default, repr=shown, metadata={"env": env, "parse": parse, "unit": unit, "about": about})
 
 
 _HTTP = _url("http", "https")
@@ -230,12 +248,58 @@ class Settings:
     webhook_timeout_ms: int = _setting(
         "WEBHOOK_TIMEOUT_MS", 5_000, _integer(10, 120_000), "milliseconds", "How long one attempt may take."
     )
+    webhook_allow_private: bool = _setting(
+        "WEBHOOK_ALLOW_PRIVATE",
+        False,
+        _switch,
+        "true or false",
+        "Whether webhook endpoints may lie on this machine or a private network; `booking up` says true unless told.",
+    )
+    endpoint_pause_after_s: float = _setting(
+        "ENDPOINT_PAUSE_AFTER_S",
+        432_000.0,
+        _number(1, 31_536_000),
+        "seconds",
+        "After how long of nothing but failures a webhook endpoint is paused.",
+    )
     calendar_sync_interval_s: float = _setting(
         "CALENDAR_SYNC_INTERVAL_S",
         300.0,
         _number(0, 86_400),
         "seconds",
         "Time between two fetches of a coach's external calendar; 0 switches fetching off.",
+    )
+    smtp_host: str | None = _setting(
+        "SMTP_HOST", None, _text, "host name", "The mail server for contacts; without one, notifications are logged."
+    )
+    smtp_port: int = _setting("SMTP_PORT", 587, _PORT, "TCP port", "Where the mail server listens.")
+    smtp_tls: str = _setting(
+        "SMTP_TLS",
+        "starttls",
+        _one_of("starttls", "tls", "none"),
+        "word",
+        "How mail is encrypted: after STARTTLS, from the first byte (port 465), or not at all.",
+    )
+    smtp_username: str | None = _setting(
+        "SMTP_USERNAME", None, _text, "name", "Who signs in at the mail server; empty for nobody."
+    )
+    smtp_password: str | None = _setting("SMTP_PASSWORD", None, _text, "secret", "The password of that name.")
+    smtp_from: str | None = _setting(
+        "SMTP_FROM", None, _mailbox, "address", "Whom mail to contacts is from, as in Clinic <hello@example.com>."
+    )
+    smtp_timeout_ms: int = _setting(
+        "SMTP_TIMEOUT_MS",
+        10_000,
+        _integer(10, 120_000),
+        "milliseconds",
+        "How long handing over one message may take, connecting included.",
+    )
+    reminder_hours_before: float = _setting(
+        "REMINDER_HOURS_BEFORE",
+        24.0,
+        _number(0, 720),
+        "hours",
+        "How long before an appointment its contact is reminded; 0 switches reminders off.",
     )
     metrics_port: int = _setting(
         "METRICS_PORT",
@@ -267,15 +331,22 @@ class Settings:
     )
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Settings:
+    def from_environment(
+        cls,
+        env: Mapping[str, str] | None = None,
+        *,
+        dotenv: Path | None = None,
+        usual: Mapping[str, str] | None = None,
+    ) -> Settings:
         """Settings from `env` (default: the process environment over `.env` of the working directory).
 
+        `usual` says what a command takes where neither does.
         An empty value counts as not set, except for CORS_ORIGIN where it means none.
         Raises ConfigurationError whose message begins with the variable's name.
         """
         if env is None:
             file = {k: v for k, v in dotenv_values(dotenv or Path(".env")).items() if v is not None}
-            env = {**file, **os.environ}
+            env = {**(usual or {}), **file, **os.environ}
         values: dict[str, Any] = {}
         for item in fields(cls):
             name: str = item.metadata["env"]
@@ -286,11 +357,15 @@ class Settings:
                 values[item.name] = item.metadata["parse"](text)
             except ValueError:
                 rule = str(item.metadata["parse"].__doc__)
-                shown = "the given value" if name.endswith("_URL") else repr(text)
+                shown = "the given value" if name.endswith(("_URL", "_PASSWORD")) else repr(text)
                 raise ConfigurationError(f"{name}: {rule}; got {shown}") from None
         settings = cls(**values)
         if settings.clinic_end_hour <= settings.clinic_start_hour:
             raise ConfigurationError("CLINIC_END_HOUR: must be later than CLINIC_START_HOUR")
+        if settings.smtp_host is not None and settings.smtp_from is None:
+            raise ConfigurationError("SMTP_FROM: is needed beside SMTP_HOST")
+        if (settings.smtp_username is None) != (settings.smtp_password is None):
+            raise ConfigurationError("SMTP_PASSWORD: SMTP_USERNAME and SMTP_PASSWORD go together")
         return settings
 
     @classmethod
@@ -300,5 +375,7 @@ class Settings:
         for item in fields(cls):
             default = "" if item.default is None or item.default is MISSING else item.default
             text = f"{default:g}" if isinstance(default, float) else str(default)
+            if isinstance(default, bool):
+                text = text.lower()
             rows.append((item.metadata["env"], text, item.metadata["unit"], item.metadata["about"]))
         return rows

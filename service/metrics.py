@@ -104,6 +104,13 @@ class Metrics:
         self.stream_dead = Gauge(
             "booking_stream_dead", "Dead letters of a stream.", ["stream"], registry=r, multiprocess_mode="mostrecent"
         )
+        self.endpoints = Gauge(
+            "booking_webhook_endpoints",
+            "Webhook endpoints of all organizations.",
+            ["state"],
+            registry=r,
+            multiprocess_mode="mostrecent",
+        )
         self.pending = Gauge(
             "booking_pending_claims", "Claims and releases not settled.", registry=r, multiprocess_mode="mostrecent"
         )

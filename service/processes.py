@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
+from email.utils import parseaddr
 from secrets import token_hex
 
 import aiohttp
@@ -29,10 +31,12 @@ from service.api.explain import ExplainRoutes
 from service.api.incoming_events import IncomingEventRoutes
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
+from service.api.notifications import NotificationRoutes
 from service.api.openapi import document
 from service.api.operations import OperationRoutes
 from service.api.server import build_application, serve
 from service.api.time_off import TimeOffRoutes
+from service.api.webhook_endpoints import WebhookEndpointRoutes
 from service.api.webhooks import WebhookRoutes
 from service.app import Services, default_slot, open_services
 from service.claims.connection import connect
@@ -40,6 +44,7 @@ from service.claims.lease import Leases
 from service.config import Settings
 from service.db.calendar_secrets import CalendarSecretStore
 from service.db.delivery_log import DeliveryLog
+from service.db.endpoints import EndpointStore
 from service.db.explain import HindranceStore
 from service.db.feed import EventFeed
 from service.db.incoming_log import IncomingLog
@@ -48,6 +53,10 @@ from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.destinations import Destination
+from service.delivery.endpoint_deliveries import EndpointParts
+from service.delivery.letter import Sender
+from service.delivery.notifications import MailedNotifications
 from service.delivery.worker import Worker
 from service.domain.schedule import Window
 from service.errors import ConfigurationError
@@ -65,6 +74,7 @@ from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
 from service.operations.manage_contacts import ManageContacts
+from service.operations.manage_endpoints import ManageEndpoints
 from service.operations.show_distribution import ShowDistribution
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.take_turns import TakeTurns
@@ -74,7 +84,9 @@ from service.outside.auth_service import AuthService
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
-from service.outside.http import open_session
+from service.outside.endpoint import EndpointCaller
+from service.outside.http import open_foreign_session, open_session
+from service.outside.smtp import Encryption, MailServer, Smtp
 
 AUTH_TIMEOUT_S = 2.0
 
@@ -129,6 +141,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
             services.move,
             ManageContacts(PeopleStore(services.database), services.tasks),
         ).routes(),
+        *NotificationRoutes(services.notifications).routes(),
         *AppointmentLifeRoutes(services.change, LookBack(services.appointments), services.rosters).routes(),
         *WebhookRoutes(
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
@@ -146,6 +159,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
             ShowDistribution(services.appointments, services.roster_store), services.rosters, services.clock
         ).routes(),
         *_people_routes(services, edge),
+        *WebhookEndpointRoutes(manage_endpoints(services)).routes(),
         *operations.routes(),
     ]
     operations.openapi = document(routes)
@@ -173,6 +187,29 @@ def _people_routes(services: Services, edge: Edge) -> list[Route]:
         *ContactRoutes(ManageContacts(people, services.tasks)).routes(),
         *TimeOffRoutes(build_time_off(services)).routes(),
     ]
+
+
+def manage_endpoints(services: Services) -> ManageEndpoints:
+    """Endpoints of organizations, as the API registers them."""
+    change = ChangeRoster(
+        PeopleStore(services.database),
+        rosters=services.rosters,
+        keeper=services.keeper,
+        grid=services.grid,
+        clock=services.clock,
+    )
+    allow_private = services.settings.webhook_allow_private
+    return ManageEndpoints(EndpointStore(services.database), change, services.tasks, allow_private=allow_private)
+
+
+def endpoint_parts(services: Services, foreign: aiohttp.ClientSession) -> EndpointParts:
+    """What the worker calls endpoints with; `foreign` is a session that connects where it may."""
+    settings = services.settings
+    return EndpointParts(
+        store=EndpointStore(services.database),
+        caller=EndpointCaller(foreign, settings.webhook_timeout_ms / 1000, services.clock),
+        pause_after_s=settings.endpoint_pause_after_s,
+    )
 
 
 def build_time_off(services: Services) -> TimeOff:
@@ -205,12 +242,16 @@ def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate |
 
 async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver, process, reconcile and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
-    async with open_services(settings) as services, open_session() as session:
+    async with (
+        open_services(settings) as services,
+        open_session() as session,
+        open_foreign_session(allow_private=settings.webhook_allow_private) as foreign,
+    ):
         if settings.metrics_port:
             _serve_metrics(settings, services.metrics)
         reading = connect(settings.redis_url or "", timeout_s=READ_TIMEOUT_S)
         try:
-            await assemble_worker(services, session, reading).run(stop)
+            await assemble_worker(services, session, foreign, reading).run(stop)
         finally:
             await reading.aclose()
 
@@ -250,8 +291,10 @@ def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
         ) from None
 
 
-def assemble_worker(services: Services, session: aiohttp.ClientSession, reading: Redis) -> Worker:
-    """The worker; `reading` is a client of its own for reads that block."""
+def assemble_worker(
+    services: Services, session: aiohttp.ClientSession, foreign: aiohttp.ClientSession, reading: Redis
+) -> Worker:
+    """The worker; `foreign` calls endpoints, `reading` is a client of its own for reads that block."""
     settings = services.settings
     timeout_s = settings.webhook_timeout_ms / 1000
     calendar = CalendarApi(settings.calendar_api_url or "", session, timeout_s)
@@ -284,10 +327,37 @@ def assemble_worker(services: Services, session: aiohttp.ClientSession, reading:
             calendar_sync_s=settings.calendar_sync_interval_s,
             sweep_ms=settings.sweep_interval_ms,
             overdue_ms=settings.sweep_overdue_ms,
+            mail_timeout_ms=settings.smtp_timeout_ms,
         ),
         clock=services.clock,
         metrics=services.metrics,
         chance=services.chance,
+        endpoints=endpoint_parts(services, foreign),
+        notifications=mailed_notifications(services),
+        remind=services.remind if settings.reminder_hours_before else None,
+    )
+
+
+def mailed_notifications(services: Services, tls: ssl.SSLContext | None = None) -> Destination | None:
+    """Where notifications go by mail, None when no mail server is set; `tls` says what certificates are trusted."""
+    settings = services.settings
+    if settings.smtp_host is None or settings.smtp_from is None:
+        return None
+    name, address = parseaddr(settings.smtp_from)
+    sender = Sender(name=name, address=address)
+    server = MailServer(
+        host=settings.smtp_host,
+        port=settings.smtp_port,
+        encryption=Encryption(settings.smtp_tls),
+        username=settings.smtp_username,
+        password=settings.smtp_password,
+        timeout_s=settings.smtp_timeout_ms / 1000,
+    )
+    return MailedNotifications(
+        smtp=Smtp(server, tls or ssl.create_default_context(), sender.domain),
+        sender=sender,
+        store=services.notifications,
+        clock=services.clock,
     )
 
 

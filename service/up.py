@@ -178,6 +178,7 @@ def child_environment(settings: Settings, metrics_dir: Path) -> dict[str, str]:
         "CALENDAR_API_URL": settings.calendar_api_url,
         "CRM_WEBHOOK_URL": settings.crm_webhook_url,
         "AUTH_SERVICE_URL": settings.auth_service_url,
+        "WEBHOOK_ALLOW_PRIVATE": str(settings.webhook_allow_private).lower(),
         MULTIPROC_DIR: str(metrics_dir),
     }
     return {**os.environ, **{name: value for name, value in found.items() if value is not None}}

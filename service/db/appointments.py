@@ -80,7 +80,7 @@ class AppointmentStore:
     async def get(self, org: int, appointment_id: UUID) -> Appointment | None:
         """One appointment of the organization, or None."""
         row = await self._database.first("get_appointment", org, appointment_id)
-        return None if row is None else _appointment(row)
+        return None if row is None else appointment_of_row(row)
 
     async def page(
         self, wanted: AppointmentFilter, limit: int, after: tuple[datetime, UUID] | None
@@ -100,7 +100,7 @@ class AppointmentStore:
             begins,
             last,
         )
-        return [_appointment(row) for row in rows]
+        return [appointment_of_row(row) for row in rows]
 
     async def history(self, org: int, appointment_id: UUID) -> list[PastEvent]:
         """What happened to an appointment, oldest first; empty when there is none of that id."""
@@ -227,7 +227,8 @@ class AppointmentStore:
         return [(row["strategy"], row["considered"]) for row in rows]
 
 
-def _appointment(row: Any) -> Appointment:
+def appointment_of_row(row: Any) -> Appointment:
+    """An appointment from the columns that `get_appointment` names."""
     return Appointment(
         org=row["org_id"],
         appointment_id=UUID(int=row["appointment_id"].int),

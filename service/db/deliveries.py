@@ -88,11 +88,12 @@ class DeliveryStore:
         self._database = database
 
     async def load(
-        self, refs: Sequence[EventRef], destination: str, types: Sequence[EventType]
+        self, refs: Sequence[EventRef], destination: str, types: Sequence[EventType], endpoint_id: UUID | None = None
     ) -> dict[EventRef, DueEvent]:
         """The committed events among `refs`; one that was never committed is missing and must not be announced.
 
-        `types` are the event types the destination hears, so that an event it never hears holds nothing up.
+        `types` are the event types the destination hears, so that an event it never hears holds nothing up; an
+        endpoint, `endpoint_id`, waits for none that was committed before it heard of its type.
         """
         rows = await self._database.fetch(
             "load_events",
@@ -101,6 +102,7 @@ class DeliveryStore:
             [ref.sequence for ref in refs],
             destination,
             [kind.value for kind in types],
+            endpoint_id,
         )
         found: dict[EventRef, DueEvent] = {}
         for row in rows:

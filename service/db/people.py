@@ -159,6 +159,10 @@ class RosterChange:
             raise InvalidRequest([(field, f"there is no {what} {one!r}") for one in unknown])
         return sorted(known.values())
 
+    async def run(self, name: str, *arguments: Any) -> Any:
+        """The first row of a named statement about the organization, inside the transaction."""
+        return await self._row(name, *arguments)
+
     async def _row(self, name: str, *arguments: Any) -> Any:
         return await self._connection.fetchrow(statement(name), self._org, *arguments)
 

@@ -99,6 +99,7 @@ class RosterStore:
             calendars=calendars,
             everyone=everyone,
             zones=tuple(sorted({coach.timezone for coach in coaches})),
+            has_endpoints=head["has_endpoints"],
         )
 
     async def version(self, org: int) -> int:

@@ -19,10 +19,14 @@ from service.db.rosters import RosterStore
 from service.db.sweep import SweepStore
 from service.delivery.consume import BLOCK_MS, Work, consume, reclaim
 from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
-from service.delivery.dispatcher import Dispatcher, RetryPolicy
+from service.delivery.dispatcher import AT_ONCE, Dispatcher, RetryPolicy
+from service.delivery.endpoint_deliveries import EndpointDeliveries, EndpointParts
+from service.delivery.endpoint_sweep import EndpointSweep
+from service.delivery.fan_out import FanOut
 from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
+from service.delivery.notifications import LoggedNotifications
 from service.delivery.replays import CarryOutReplays
 from service.delivery.stream import Stream
 from service.delivery.sweep import Sweep
@@ -47,6 +51,10 @@ _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
 _REPLAYS_S = 0.5
+_SWEEP_S = 1.0
+_REMIND_S = 30.0
+# Each is a connection to the mail server, which shares out few.
+_MAILS_AT_ONCE = 8
 
 _log = get_logger("delivery.build")
 
@@ -79,11 +87,12 @@ class WorkerTimes:
         calendar_sync_s: float,
         sweep_ms: int,
         overdue_ms: int,
+        mail_timeout_ms: int = 0,
     ) -> WorkerTimes:
         """The times the settings give; `reclaim_idle_ms` 0: well above what an attempt of `timeout_ms` may take."""
         return cls(
             policy=RetryPolicy(attempts=attempts, delay_ms=delay_ms),
-            reclaim_idle_ms=reclaim_idle_ms or 3 * timeout_ms + 10_000,
+            reclaim_idle_ms=reclaim_idle_ms or max(3 * timeout_ms + 10_000, mail_timeout_ms + 15_000),
             reconcile_s=reconcile_ms / 1000,
             calendar_sync_s=calendar_sync_s,
             sweep_s=sweep_ms / 1000,
@@ -116,8 +125,11 @@ def build_worker(
     clock: Clock,
     metrics: Metrics,
     chance: random.Random,
+    endpoints: EndpointParts | None = None,
+    notifications: Destination | None = None,
+    remind: Callable[[], Awaitable[int]] | None = None,
 ) -> Worker:
-    """The worker with all its loops.
+    """The worker with all its loops; without `notifications` those go to the log, without `remind` nobody is reminded.
 
     `reading` is a client of its own whose timeout is READ_TIMEOUT_S; `consumer` names this process among the
     workers and must not be used by another that lives.
@@ -138,7 +150,11 @@ def build_worker(
         ]
 
     works: dict[str, Work] = {}
-    destinations: list[Destination] = [CrmDestination(crm), CalendarDestination(calendar)]
+    destinations: list[Destination] = [
+        CrmDestination(crm),
+        CalendarDestination(calendar),
+        notifications or LoggedNotifications(),
+    ]
     for destination in destinations:
         works[destination.name] = Dispatcher(
             destination,
@@ -148,11 +164,19 @@ def build_worker(
             metrics=metrics,
             chance=chance,
             clock=clock,
+            at_once=_MAILS_AT_ONCE if destination is notifications else AT_ONCE,
         )
     works[IdempotencyLog.name] = IdempotencyLog(answers, chance)
     works[INCOMING_STREAM] = Incoming(
         store=incoming, apply=apply_event, policy=times.policy, metrics=metrics, chance=chance
     )
+    if endpoints is not None:
+        works[EndpointDeliveries.name] = EndpointDeliveries(
+            endpoints, deliveries=deliveries, policy=times.policy, metrics=metrics, clock=clock, chance=chance
+        )
+        works[FanOut.name] = FanOut(
+            endpoints.store, dict(zip(shards.all, streams_of(EndpointDeliveries.name), strict=True)), shards, chance
+        )
     streams = {name: streams_of(name) for name in works}
 
     reads: list[Loop] = []
@@ -184,6 +208,11 @@ def build_worker(
         every("replays", _REPLAYS_S, replays),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),
     ]
+    if endpoints is not None:
+        outward = dict(zip(shards.all, streams[EndpointDeliveries.name], strict=True))
+        periodic.append(every("endpoint sweep", _SWEEP_S, EndpointSweep(endpoints, outward, shards, metrics)))
+    if remind is not None:
+        periodic.append(every("reminders", _REMIND_S, remind))
     if times.calendar_sync_s:
         periodic.append(every("calendar sync", times.calendar_sync_s, sync_calendars))
     return Worker(reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance)

@@ -59,19 +59,22 @@ class Dispatcher:
         chance: random.Random,
         at_once: int = AT_ONCE,
         clock: Clock | None = None,
+        label: str | None = None,
+        endpoint_id: UUID | None = None,
     ) -> None:
+        """`label` stands for the destination in metrics; `endpoint_id` is that of an organization's endpoint."""
         self._clock = clock or SystemClock()
+        label = label or destination.name
         self._destination = destination
+        self._endpoint_id = endpoint_id
         self._store = store
         self._breaker = breaker
         self._policy = policy
         self._chance = chance
         self._under_way = UnderWay(destination.name, at_once)
         self._recording: Batcher[DeliveryRecord, None] = Batcher(self._record, most=MOST_AT_ONCE)
-        self._seconds = metrics.delivery_seconds.labels(destination.name)
-        self._counted = {
-            state: metrics.deliveries.labels(destination.name, state) for state in ("delivered", "retrying", "dead")
-        }
+        self._seconds = metrics.delivery_seconds.labels(label)
+        self._counted = {state: metrics.deliveries.labels(label, state) for state in ("delivered", "retrying", "dead")}
 
     async def room(self) -> int:
         """Places that are free; none while the breaker is open, so that events wait in the stream."""
@@ -81,11 +84,23 @@ class Dispatcher:
             return 0
         return await self._under_way.room(_LONGEST_WAIT_S)
 
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    @property
+    def free(self) -> int:
+        """Places that are free now; none while the breaker is open."""
+        return 0 if self._breaker.wait_s else self._under_way.free
+
+    def holds(self, stream: Stream, entry: Entry) -> bool:
+        """Whether the entry is being worked on."""
+        return self._under_way.holds(_place(stream, entry))
+
     async def take(self, stream: Stream, entries: list[Entry]) -> None:
         """Look all events up at once, then begin with each."""
         wanted: list[tuple[Entry, EventRef]] = []
         for entry in entries:
-            if self._under_way.holds(_place(stream, entry)):
+            if self.holds(stream, entry):
                 continue
             ref = parse_ref(entry.event)
             if ref is None:
@@ -98,7 +113,7 @@ class Dispatcher:
         refs = [ref for _, ref in wanted]
         found = await patiently(
             "look events up",
-            lambda: self._store.load(refs, self._destination.name, self._destination.types),
+            lambda: self._store.load(refs, self._destination.name, self._destination.types, self._endpoint_id),
             self._chance,
         )
         for entry, ref in wanted:
@@ -224,9 +239,9 @@ class _Tried:
 
 
 def parse_ref(text: str) -> EventRef | None:
-    """The event an entry names ('organization appointment_hex sequence'), or None."""
+    """The event an entry names ('organization appointment_hex sequence', more may follow), or None."""
     try:
-        org, appointment, sequence = text.split(" ")
+        org, appointment, sequence, *_ = text.split(" ")
         return EventRef(int(org), UUID(hex=appointment), int(sequence))
     except ValueError:
         return None

@@ -25,6 +25,11 @@ class UnderWay:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def free(self) -> int:
+        """How many more may be started now."""
+        return self._free
+
     def holds(self, entry_id: str) -> bool:
         """Whether the entry is being worked on."""
         return entry_id in self._tasks

@@ -64,7 +64,10 @@ class ZoneGroup:
 
 @dataclass(frozen=True)
 class Roster:
-    """One organization's coaches and calendars at `version`; `width` is the bytes of a grid row."""
+    """One organization's coaches and calendars at `version`; `width` is the bytes of a grid row.
+
+    `has_endpoints`: somebody outside hears of its events.
+    """
 
     org: int
     name: str
@@ -74,6 +77,7 @@ class Roster:
     calendars: tuple[Calendar, ...]
     everyone: Calendar
     zones: tuple[str, ...] = field(default=())
+    has_endpoints: bool = False
 
     @cached_property
     def coach_by_id(self) -> dict[str, Coach]:

@@ -24,6 +24,7 @@ class EventType(StrEnum):
     CONFIRMED = "appointment.confirmed"
     COMPLETED = "appointment.completed"
     NO_SHOW = "appointment.no_show"
+    REMINDER = "appointment.reminder"
 
 
 class EventRef(msgspec.Struct, frozen=True):
@@ -56,20 +57,25 @@ class Destination(StrEnum):
 
     CRM = "crm"
     CALENDAR = "calendar-blocks"
+    ENDPOINTS = "endpoints"
+    """All endpoints an organization registered: what enters is handed on to each."""
+    NOTIFICATIONS = "notifications"
 
 
 _HEARD_BY: dict[EventType, tuple[Destination, ...]] = {
-    EventType.CREATED: (Destination.CRM, Destination.CALENDAR),
+    EventType.CREATED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
     EventType.UPDATED: (Destination.CRM,),
-    EventType.RESCHEDULED: (Destination.CRM, Destination.CALENDAR),
-    EventType.REASSIGNED: (Destination.CRM, Destination.CALENDAR),
-    EventType.CANCELLED: (Destination.CRM, Destination.CALENDAR),
+    EventType.RESCHEDULED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
+    EventType.REASSIGNED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
+    EventType.CANCELLED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
     EventType.CONFIRMED: (Destination.CRM,),
     EventType.COMPLETED: (Destination.CRM,),
     EventType.NO_SHOW: (Destination.CRM,),
+    EventType.REMINDER: (Destination.NOTIFICATIONS,),
 }
 
 
-def heard_by(event_type: EventType) -> tuple[Destination, ...]:
-    """The built-in destinations that must hear of such an event."""
-    return _HEARD_BY[event_type]
+def heard_by(event_type: EventType, *, endpoints: bool = False) -> tuple[Destination, ...]:
+    """The built-in destinations that must hear of such an event, and the organization's endpoints if there are any."""
+    heard = _HEARD_BY[event_type]
+    return (*heard, Destination.ENDPOINTS) if endpoints else heard

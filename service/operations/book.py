@@ -199,7 +199,7 @@ class Book:
             org=appointment.org,
             token=appointment.appointment_id.hex,
             event=f"{appointment.org} {appointment.appointment_id.hex} 1",
-            streams=tuple(heard_by(EventType.CREATED)),
+            streams=heard_by(EventType.CREATED, endpoints=plan.roster.has_endpoints),
             answer=answer,
         )
         try:

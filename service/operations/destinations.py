@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from uuid import UUID
 
 from service.db.delivery_log import Heard
+from service.db.endpoints import EndpointStore
 from service.domain.event import Destination, EventRef, EventType, heard_by
+
+ENDPOINT_STREAM = "endpoint-deliveries"
+_ENDPOINT = "endpoint:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,32 @@ class BuiltIn:
         if destination not in set(Destination):
             return None
         return Way(destination, f"{ref.org} {ref.appointment_id.hex} {ref.sequence}")
+
+
+class RegisteredEndpoints:
+    """The endpoints an organization registered, named `endpoint:` and their id; all are told by one stream."""
+
+    def __init__(self, endpoints: EndpointStore) -> None:
+        self._endpoints = endpoints
+
+    async def heard(self, org: int) -> list[Heard]:
+        """What each endpoint hears of, from when on."""
+        found = await self._endpoints.subscriptions(org)
+        return [Heard(f"{_ENDPOINT}{endpoint_id}", kind, since) for endpoint_id, kind, since in found]
+
+    def way(self, ref: EventRef, destination: str) -> Way | None:
+        """By the stream of all endpoints."""
+        if not destination.startswith(_ENDPOINT):
+            return None
+        try:
+            return Way(ENDPOINT_STREAM, endpoint_entry(ref, UUID(destination.removeprefix(_ENDPOINT))))
+        except ValueError:
+            return None
+
+
+def endpoint_entry(ref: EventRef, endpoint_id: UUID) -> str:
+    """How the stream names the delivery of an event to an endpoint."""
+    return f"{ref.org} {ref.appointment_id.hex} {ref.sequence} {endpoint_id.hex}"
 
 
 class Destinations:

@@ -15,7 +15,7 @@ from service.claims.grid import GridStore, PendingEntry
 from service.claims.messages import Answer, Release, Settlement, Side
 from service.db.appointments import AppointmentStore
 from service.domain.appointment import Status
-from service.domain.event import EventType, heard_by
+from service.domain.event import EventType
 from service.domain.grid import Placement, instant_of
 from service.errors import BookingError
 from service.logs import get_logger
@@ -96,9 +96,8 @@ class Reconcile:
         answer = None
         if row["idempotency_key"] is not None:
             answer = Answer(row["idempotency_key"], row["fingerprint"].hex(), 201, token, row["data"])
-        await self._gate.settle(
-            Settlement(entry.org, token, f"{entry.org} {token} 1", tuple(heard_by(EventType.CREATED)), answer)
-        )
+        streams = await self._settle.streams(entry.org, EventType.CREATED)
+        await self._gate.settle(Settlement(entry.org, token, f"{entry.org} {token} 1", streams, answer))
         if row["status"] == Status.CANCELLED:
             # Cancelled before its claim was settled: a repair in between took the claim's time for taken.
             await self._put_right(entry)
@@ -110,7 +109,7 @@ class Reconcile:
         if event is not None:
             sequence, kind = event
             told = f"{entry.org} {entry.appointment} {sequence}"
-            await self._gate.settle(Settlement(entry.org, None, told, tuple(heard_by(kind))))
+            await self._gate.settle(Settlement(entry.org, None, told, await self._settle.streams(entry.org, kind)))
         await self._gate.release(_freed_by_move(token, entry, committed=committed))
         # A commit that is still on its way when we give it up, or a change that came after, shows only in Postgres.
         await self._put_right(entry)
@@ -131,9 +130,8 @@ class Reconcile:
             await self._put_right(entry)
             return "release dropped"
         sequence, kind = event
-        await self._gate.settle(
-            Settlement(entry.org, None, f"{entry.org} {entry.appointment} {sequence}", tuple(heard_by(kind)))
-        )
+        told = f"{entry.org} {entry.appointment} {sequence}"
+        await self._gate.settle(Settlement(entry.org, None, told, await self._settle.streams(entry.org, kind)))
         await self._gate.release(_freed(token, entry))
         return "release carried out"
 

@@ -16,6 +16,7 @@ from service.errors import Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_grid import GridKeeper
+from service.operations.rosters import Rosters
 
 _log = get_logger("operations.settle_change")
 
@@ -23,15 +24,28 @@ _log = get_logger("operations.settle_change")
 class SettleChange:
     """Tells Redis what became of a change. Never fails: the change is what Postgres says."""
 
-    def __init__(self, *, gate: Gate, keeper: GridKeeper, metrics: Metrics) -> None:
+    def __init__(self, *, gate: Gate, keeper: GridKeeper, rosters: Rosters, metrics: Metrics) -> None:
         self._gate = gate
         self._keeper = keeper
+        self._rosters = rosters
         self._metrics = metrics
 
     async def announce(self, after: Appointment, kind: EventType) -> None:
         """Tell every destination that must hear of the change."""
         event = f"{after.org} {after.appointment_id.hex} {after.version}"
-        await self._settle(Settlement(after.org, None, event, tuple(heard_by(kind))))
+        await self._settle(Settlement(after.org, None, event, await self.streams(after.org, kind)))
+
+    async def streams(self, org: int, kind: EventType) -> tuple[str, ...]:
+        """Whose streams such an event of an organization enters.
+
+        A change passes no claim that would tell us of a newer roster, so Redis is asked. Where nobody can say whether
+        there are endpoints, there may be some: an event too many is looked at once and dropped.
+        """
+        try:
+            roster = await self._rosters.current(org)
+        except Unavailable:
+            return heard_by(kind, endpoints=True)
+        return heard_by(kind, endpoints=roster.has_endpoints)
 
     async def drop(self, before: Appointment, token: str) -> None:
         """Forget a noted release whose change was not made, because somebody else's came first.

@@ -14,6 +14,10 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractResolver
+
+from service.outside.guard import REFUSAL, guarded_socket, was_forbidden
+from service.outside.resolver import ForeignResolver
 
 EXCERPT_BYTES = 1024
 MOST_BYTES = 4 * 1024 * 1024
@@ -26,7 +30,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP call that was made.
 
     `status` is None when there was no whole answer, and `problem` says why; `body` is what was kept of the
-    answer; `retry_after_ms` is the wait the other side asked for, in its header or its body.
+    answer; `retry_after_ms` is the wait the other side asked for, in its header or its body. `forbidden`: it was we
+    who did not want to connect there.
     """
 
     status: int | None
@@ -34,6 +39,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
     retry_after_ms: int | None = None
     duration_s: float = 0.0
+    forbidden: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -83,6 +89,31 @@ def open_session(*, connections: int = 256) -> aiohttp.ClientSession:
     )
 
 
+def open_foreign_session(
+    *, allow_private: bool, connections: int = 1024, resolver: AbstractResolver | None = None
+) -> aiohttp.ClientSession:
+    """A session for calls to wherever a client of ours says. Close it when done.
+
+    Connects to public addresses only, unless `allow_private`, and unpacks no answer. Names are resolved beside those
+    of our own calls, so that one whose answer is long in coming holds none of them up.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=connections,
+        ttl_dns_cache=30,
+        happy_eyeballs_delay=None,
+        resolver=resolver or ForeignResolver(),
+        socket_factory=None if allow_private else guarded_socket,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=30),
+        headers={"User-Agent": "booking-service", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+    )
+
+
 async def attempt(
     session: aiohttp.ClientSession,
     method: str,
@@ -92,11 +123,12 @@ async def attempt(
     body: object = None,
     headers: Mapping[str, str] | None = None,
     most_bytes: int = EXCERPT_BYTES * 16,
+    cut: bool = False,
 ) -> Attempt:
     """Make one call; `body` (any value msgspec encodes) goes as JSON.
 
     At most `most_bytes` of the answer are kept. A longer answer to a successful call is of no use and counts
-    as none: status None.
+    as none: status None; where nobody reads the answer, `cut` lets it count.
     """
     began = time.monotonic()
     more = dict(headers or {})
@@ -115,7 +147,7 @@ async def attempt(
         ) as response:
             kept, whole = await _read(response, most_bytes)
             status = response.status
-            if not whole and 200 <= status < 300:
+            if not whole and not cut and 200 <= status < 300:
                 return Attempt(
                     status=None,
                     problem=f"the answer is longer than {most_bytes} bytes",
@@ -129,7 +161,12 @@ async def attempt(
             )
     except TimeoutError:
         return Attempt(status=None, problem=f"no answer within {timeout_s:g} s", duration_s=time.monotonic() - began)
+    except aiohttp.InvalidURL:
+        why = "the URL is refused: its host is neither a name nor an address in its usual form"
+        return Attempt(status=None, problem=why, duration_s=time.monotonic() - began, forbidden=True)
     except (aiohttp.ClientError, OSError) as problem:
+        if was_forbidden(problem):
+            return Attempt(status=None, problem=REFUSAL, duration_s=time.monotonic() - began, forbidden=True)
         # The exception's text may hold the URL, and with it whatever somebody put there: its kind must do.
         why = f"no connection: {type(problem).__name__}"
         return Attempt(status=None, problem=why, duration_s=time.monotonic() - began)

@@ -96,7 +96,7 @@ async def test_deliveries_and_streams_are_shown(api: Client) -> None:
         now = await api.series()
         return now[delivered] >= before + 5 and all(
             now[f'booking_stream_{figure}{{stream="{stream}"}}'] == 0
-            for stream in ("crm", "calendar-blocks", "calendar-events", "idempotency")
+            for stream in ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency")
             for figure in ("depth", "oldest_age_seconds", "due", "dead")
         )
 

@@ -34,7 +34,7 @@ from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"
 QUICK = RetryPolicy(attempts=12, delay_ms=10, turn_ms=20)
-STREAMS = ("crm", "calendar-blocks", "calendar-events", "idempotency")
+STREAMS = ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,7 @@ class Bench:
         consumer: str = "worker",
         sweep_s: float = 30.0,
         overdue_s: float = 60.0,
+        **more: Any,
     ) -> AsyncIterator[None]:
         """A worker that runs for the length of the block and must end within three seconds after it."""
         s = self.services
@@ -121,6 +122,7 @@ class Bench:
             clock=s.clock,
             metrics=s.metrics,
             chance=s.chance,
+            **more,
         )
         stop = asyncio.Event()
         running = asyncio.ensure_future(worker.run(stop))

@@ -131,7 +131,7 @@ async def test_which_answers_are_final_and_which_mean_trouble(
     ("more", "low", "high"),
     [
         ({"headers": {"Retry-After": "7"}}, 7000, 7000),
-        ({"headers": {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(hours=1))}}, 3_300_000, 3_600_000),
+        ({"headers": {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(days=1))}}, 43_200_000, 86_400_000),
         ({"headers": {"Retry-After": format_datetime(datetime(2020, 1, 1, tzinfo=UTC))}}, 0, 0),
         ({"text": '{"error": "x", "retry_after": 2.5}'}, 2500, 2500),
         ({"headers": {"Retry-After": "3"}, "text": '{"retry_after": 9}'}, 3000, 3000),

@@ -103,7 +103,7 @@ async def test_the_gauges_show_what_each_stream_has_left(bench: Bench) -> None:
         )
         over.set()
     text = generate_latest(bench.services.metrics.registry).decode()
-    for name in ("crm", "calendar-blocks", "calendar-events", "idempotency"):
+    for name in ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency"):
         assert f'booking_stream_dead{{stream="{name}"}}' in text
 
 

@@ -133,13 +133,13 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
             keys = services.shards.of(org)
 
             async def drained() -> bool:
-                for name in ("crm", "calendar-blocks"):
+                for name in ("crm", "calendar-blocks", "notifications"):
                     if await services.redis.xlen(keys.stream(name)) or await services.redis.zcard(keys.due(name)):
                         return False
                 return True
 
             await eventually(drained, within_s=30, what="empty streams")
-            for name in ("crm", "calendar-blocks"):
+            for name in ("crm", "calendar-blocks", "notifications"):
                 assert (await services.redis.xpending(keys.stream(name), "workers"))["pending"] == 0
                 assert not await services.redis.exists(keys.way(name))
         assert workers.killed == KILLS

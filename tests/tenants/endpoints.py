@@ -15,7 +15,9 @@ from urllib.parse import quote
 from tests.tenants.tenant import Tenant
 
 # Words in which a request names what belongs to somebody.
-REFERENCES = frozenset({"appointment_id", "calendar_id", "coach_id", "contact_id", "contact_email", "time_off_id"})
+REFERENCES = frozenset(
+    {"appointment_id", "calendar_id", "coach_id", "contact_id", "contact_email", "time_off_id", "endpoint_id"}
+)
 LISTS = {"calendar_ids": "calendar_id", "coach_ids": "coach_id"}
 # In these bodies an id is not looked for but given to what is made, or is the event's own.
 GIVEN = frozenset(
@@ -27,7 +29,7 @@ NEEDED = {"book_appointment": {"contact_email"}, "accept_calendar_event": {"even
 # Places of a path that every organization has alike.
 SHARED = frozenset({"destination"})
 # What is sent where nothing is required, so that there is a change to make.
-HARMLESS = ("name", "notes", "reason")
+HARMLESS = ("name", "notes", "reason", "description")
 
 
 @dataclass(frozen=True)

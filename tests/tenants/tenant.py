@@ -55,6 +55,8 @@ class Tenant:
             "start_time": self.starts.pop() if name == "start_time" else None,
             "end_time": (begin + timedelta(hours=5)).isoformat(),
             "weekly": _ALL_WEEK,
+            "url": f"https://{self.name}.test/hooks",
+            "description": f"description of {self.name}",
         }
         return values.get(name)
 
@@ -92,6 +94,10 @@ class Tenant:
             event = {"event_type": "appointment.confirmed", "event_id": event_id, "reason": f"reason of {who}"}
             await self.ask("POST", "/api/webhooks/calendar", {**event, "appointment_id": booked["appointment_id"]})
         self.ids["event_id"] = f"evt-{who}"
+        if "/api/webhooks/endpoints" in paths:
+            endpoint = {"url": f"https://{who}.test/hooks", "description": f"endpoint of {who}"}
+            for _ in range(2):
+                self.ids["endpoint_id"] = (await self.ask("POST", "/api/webhooks/endpoints", endpoint))["endpoint_id"]
         if "/api/coaches/{coach_id}/time-off" in paths:
             await self._go_away()
 

@@ -26,7 +26,8 @@ WITH changed AS (
     UPDATE appointments
     SET status = $4::text::appointment_status, version = version + 1, updated_at = $5, confirmed_at = $6,
         cancelled_at = $7, coach_no = $8, starts_at = $9, ends_at = $10, occupied = tstzrange($11, $12),
-        local_day = $13, strategy = $14, considered = $15, notes = $16, metadata = $17
+        local_day = $13, strategy = $14, considered = $15, notes = $16, metadata = $17,
+        reminded_for = CASE WHEN $18::text = 'appointment.reminder' THEN reminded_for || starts_at ELSE reminded_for END
     WHERE org_id = $1 AND appointment_id = $2 AND version = $3
     RETURNING org_id, appointment_id, version
 )

@@ -1,6 +1,6 @@
 -- name: load_events
 -- Committed events by (organization, appointment, sequence), and whether an earlier event of the same appointment is
--- still to be delivered to the destination.
+-- still to be delivered to the destination. An endpoint ($6) hears of what was committed after it subscribed.
 SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
     d.state AS delivery_state, coalesce(d.attempts, 0) AS attempts, coalesce(d.replays, 0) AS replays,
@@ -9,6 +9,11 @@ SELECT
         SELECT 1 FROM events AS p
         WHERE p.org_id = e.org_id AND p.appointment_id = e.appointment_id AND p.sequence < e.sequence
             AND p.type = ANY ($5::text[])
+            AND ($6::uuid IS NULL OR EXISTS (
+                SELECT 1 FROM webhook_subscriptions AS s
+                WHERE s.org_id = p.org_id AND s.endpoint_id = $6 AND s.type = p.type
+                    AND NOT pg_visible_in_snapshot(p.committed_in, s.since)
+            ))
             AND NOT EXISTS (
                 SELECT 1 FROM deliveries AS pd
                 WHERE pd.org_id = p.org_id AND pd.appointment_id = p.appointment_id AND pd.sequence = p.sequence

@@ -9,8 +9,10 @@ SELECT org_id, name FROM organizations ORDER BY org_id;
 SELECT 1 FROM organizations LIMIT 1;
 
 -- name: roster_head
--- Version of an organization's roster and how many columns it has.
-SELECT o.name, o.roster_version, coalesce(max(k.coach_no) + 1, 0) AS columns
+-- Version of an organization's roster, how many columns it has, and whether anybody registered an endpoint.
+SELECT
+    o.name, o.roster_version, coalesce(max(k.coach_no) + 1, 0) AS columns,
+    EXISTS (SELECT 1 FROM webhook_endpoints AS p WHERE p.org_id = o.org_id) AS has_endpoints
 FROM organizations AS o
 LEFT JOIN coaches AS k ON k.org_id = o.org_id
 WHERE o.org_id = $1
