@@ -46,7 +46,6 @@ from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
 
-ANSWERS_LIVE = timedelta(hours=25)
 DRAIN_S = 8.0
 
 _log = get_logger("app")
@@ -114,7 +113,7 @@ async def open_services(
             scripts,
             shards,
             claim_ttl_ms=settings.claim_ttl_ms,
-            answer_ttl_ms=int(ANSWERS_LIVE / timedelta(milliseconds=1)),
+            answer_ttl_ms=answers_live_ms(settings),
             observe=lambda kind, size: gate_batch[kind].observe(size),
         )
         stack.push_async_callback(gate.drain)
@@ -200,6 +199,11 @@ async def open_services(
             destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
         )
+
+
+def answers_live_ms(settings: Settings) -> int:
+    """How long Redis keeps an answer for replays."""
+    return timedelta(hours=settings.idempotency_retention_hours) // timedelta(milliseconds=1)
 
 
 def default_slot(settings: Settings) -> DefaultSlot:

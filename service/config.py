@@ -207,6 +207,13 @@ class Settings:
         "milliseconds",
         "How long a request waits for an answer of Redis before it counts as away.",
     )
+    idempotency_retention_hours: int = _setting(
+        "IDEMPOTENCY_RETENTION_HOURS",
+        25,
+        _integer(24, 8_760),
+        "hours",
+        "How long an idempotency key and its answer are kept.",
+    )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",
         2_000,

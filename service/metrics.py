@@ -53,6 +53,15 @@ class Metrics:
         self.reconciled = Counter(
             "booking_reconciled_total", "Pending claims and releases ended by the reconciler.", ["how"], registry=r
         )
+        self.keyed_requests = Counter(
+            "booking_keyed_requests_total",
+            "Writes under an idempotency key, without bookings, by what came of them.",
+            ["outcome"],
+            registry=r,
+        )
+        self.forgotten_keys = Counter(
+            "booking_idempotency_keys_forgotten_total", "Idempotency records removed after their retention.", registry=r
+        )
         self.grid_differences = Counter(
             "booking_grid_differences_total", "Cells and counts in which the grid differed from Postgres.", registry=r
         )

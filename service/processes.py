@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from email.utils import parseaddr
 from secrets import token_hex
 
@@ -38,21 +39,23 @@ from service.api.server import build_application, serve
 from service.api.time_off import TimeOffRoutes
 from service.api.webhook_endpoints import WebhookEndpointRoutes
 from service.api.webhooks import WebhookRoutes
-from service.app import Services, default_slot, open_services
+from service.app import Services, answers_live_ms, default_slot, open_services
 from service.claims.connection import connect
 from service.claims.lease import Leases
+from service.claims.marks import KeyMarks
 from service.config import Settings
 from service.db.calendar_secrets import CalendarSecretStore
 from service.db.delivery_log import DeliveryLog
 from service.db.endpoints import EndpointStore
 from service.db.explain import HindranceStore
 from service.db.feed import EventFeed
+from service.db.idempotency import KeyRecords
 from service.db.incoming_log import IncomingLog
 from service.db.people import PeopleStore
 from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.db.time_off import TimeOffStore
-from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
+from service.delivery.build import FORGET_S, READ_TIMEOUT_S, WorkerTimes, build_worker
 from service.delivery.destinations import Destination
 from service.delivery.endpoint_deliveries import EndpointParts
 from service.delivery.letter import Sender
@@ -65,10 +68,12 @@ from service.mocks.server import ALL, run_mocks
 from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
+from service.operations.carry_out_once import CarryOutOnce
 from service.operations.change_roster import ChangeRoster
 from service.operations.check_health import CheckHealth
 from service.operations.check_sender import CheckSender
 from service.operations.explain_availability import ExplainAvailability
+from service.operations.forget_keys import ForgetKeys
 from service.operations.look_at_deliveries import LookAtDeliveries
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
@@ -127,6 +132,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     edge = Edge(
         gate=services.gate,
         authenticate=authenticate,
+        once=carry_out_once(services),
         metrics=services.metrics,
         cors_origin=settings.cors_origin,
     )
@@ -164,6 +170,34 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     ]
     operations.openapi = document(routes)
     return edge, routes
+
+
+def carry_out_once(services: Services) -> CarryOutOnce:
+    """Idempotency keys of every write but the booking."""
+    # As long as a claim and then the reconciler may take: a change that hangs for longer is taken for dead.
+    hold = 2 * timedelta(milliseconds=services.settings.claim_ttl_ms)
+    marks = KeyMarks(
+        services.redis,
+        services.scripts,
+        services.shards,
+        mark_ttl_ms=hold // timedelta(milliseconds=1),
+        answer_ttl_ms=answers_live_ms(services.settings),
+    )
+    return CarryOutOnce(
+        records=KeyRecords(services.database),
+        marks=marks,
+        tasks=services.tasks,
+        metrics=services.metrics,
+        hold_s=hold.total_seconds(),
+    )
+
+
+def forgetting(services: Services) -> TakeTurns:
+    """Forgetting old idempotency keys, by one process a period."""
+    forget = ForgetKeys(KeyRecords(services.database), services.metrics, services.settings.idempotency_retention_hours)
+    # A little less than the period: the worker's clock must not find its own lease of last time.
+    period_ms = round(FORGET_S * 900)
+    return TakeTurns(Leases(services.redis, services.shards), "forget-keys", period_ms, forget)
 
 
 def _explain(services: Services) -> ExplainAvailability:
@@ -318,6 +352,7 @@ def assemble_worker(
         apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
         reconcile=services.reconcile,
         sync_calendars=calendar_fetches(services, calendar),
+        forget_keys=forgetting(services),
         times=WorkerTimes.of(
             attempts=settings.webhook_retry_attempts,
             delay_ms=settings.webhook_retry_delay_ms,

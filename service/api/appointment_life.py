@@ -89,6 +89,7 @@ class AppointmentLifeRoutes:
             scope="write",
             tag="appointments",
             answer=AppointmentShape,
+            idempotency="optional",
             if_match=True,
             errors=(404, 409),
         )
@@ -112,6 +113,7 @@ class AppointmentLifeRoutes:
                 actor=call.who.actor,
                 correlation_id=call.correlation_id,
                 versions=versions_of(call.header("if-match")),
+                complete=call.completing(shown),
             )
         )
 
@@ -132,6 +134,7 @@ class AppointmentLifeRoutes:
                 actor=call.who.actor,
                 correlation_id=call.correlation_id,
                 versions=versions_of(call.header("if-match")),
+                complete=call.completing(shown),
             )
         )
 

@@ -61,6 +61,7 @@ class AppointmentRoutes:
                 answer=AppointmentShape,
                 status=201,
                 idempotency="optional",
+                replays_itself=True,
                 counts_itself=True,
                 errors=(404, 409, 422),
             ),
@@ -87,6 +88,7 @@ class AppointmentRoutes:
                 tag="appointments",
                 body=CancelAppointment,
                 answer=AppointmentShape,
+                idempotency="optional",
                 if_match=True,
                 errors=(404, 409),
             ),
@@ -100,6 +102,7 @@ class AppointmentRoutes:
                 tag="appointments",
                 body=CancelAppointment,
                 answer=AppointmentShape,
+                idempotency="optional",
                 if_match=True,
                 errors=(404, 409),
             ),
@@ -117,6 +120,7 @@ class AppointmentRoutes:
             body=MoveAppointmentShape,
             body_required=True,
             answer=AppointmentShape,
+            idempotency="optional",
             if_match=True,
             errors=(404, 409),
         )
@@ -181,6 +185,7 @@ class AppointmentRoutes:
             actor=call.who.actor,
             correlation_id=call.correlation_id,
             versions=versions_of(call.header("if-match")),
+            complete=call.completing(shown),
         )
         return shown(changed)
 
@@ -203,6 +208,7 @@ class AppointmentRoutes:
             actor=call.who.actor,
             correlation_id=call.correlation_id,
             versions=versions_of(call.header("if-match")),
+            complete=call.completing(shown),
         )
         return shown(changed)
 

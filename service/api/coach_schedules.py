@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -93,6 +94,7 @@ class CoachScheduleRoutes:
             body=ReplaceSchedule,
             body_required=True,
             answer=ScheduleShape,
+            idempotency="optional",
             errors=(404,),
         )
 
@@ -116,8 +118,12 @@ class CoachScheduleRoutes:
             if override.date in overrides:
                 raise InvalidRequest([(f"overrides[{index}].date", f"{override.date} is given more than once")])
             overrides[override.date] = _windows(f"overrides[{index}].windows", override.windows)
-        saved = await self._coaches.replace_schedule(call.who.org, coach_id, week, overrides, timezone)
-        return _schedule_answer(coach_id, saved)
+        answer = partial(_schedule_answer, coach_id)
+        return answer(
+            await self._coaches.replace_schedule(
+                call.who.org, coach_id, week, overrides, timezone, complete=call.completing(answer)
+            )
+        )
 
     async def day(self, call: Call) -> HTTPResponse:
         """GET /api/coaches/{coach_id}/availability"""

@@ -48,6 +48,7 @@ class ContactRoutes:
                 body_required=True,
                 answer=ContactShape,
                 status=201,
+                idempotency="optional",
                 errors=(409,),
             ),
             Route(
@@ -78,9 +79,10 @@ class ContactRoutes:
         """POST /api/contacts"""
         body = decode_body(call.body, _CREATE)
         refuse_nul(msgspec.to_builtins(body))
-        made = await self._contacts.create(call.who.org, email("email", body.email), body.name, body.phone)
-        headers = {"Location": f"/api/contacts/{made.contact_id}"}
-        return HTTPResponse(msgspec.json.encode(_shape(made)), 201, headers, JSON)
+        address = email("email", body.email)
+        return _made(
+            await self._contacts.create(call.who.org, address, body.name, body.phone, complete=call.completing(_made))
+        )
 
     async def page(self, call: Call) -> HTTPResponse:
         """GET /api/contacts"""
@@ -98,6 +100,11 @@ class ContactRoutes:
         """GET /api/contacts/{contact_id}"""
         found = await self._contacts.get(call.who.org, uuid_of(call.path["contact_id"], "contact"))
         return HTTPResponse(msgspec.json.encode(_shape(found)), content_type=JSON)
+
+
+def _made(contact: ContactRecord) -> HTTPResponse:
+    headers = {"Location": f"/api/contacts/{contact.contact_id}"}
+    return HTTPResponse(msgspec.json.encode(_shape(contact)), 201, headers, JSON)
 
 
 def _shape(contact: ContactRecord) -> ContactShape:

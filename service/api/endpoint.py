@@ -7,30 +7,35 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
+import orjson
 import structlog
 from sanic import Request
 from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
 from sanic.response import HTTPResponse
 
-from service.api.parsing import correlation_id, query_of
+from service.api.parsing import correlation_id, fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
+from service.db.idempotency import Complete, Completion, FinalAnswer, KeyHold
 from service.errors import BookingError, NotFound, RateLimitExceeded, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.authenticate import Authenticate
 from service.operations.caller import Caller
+from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
 from service.operations.claiming import RateSeen
 
 LARGEST_BODY_BYTES = 64 * 1024
 _UNLIMITED = str(2**31 - 1)
+# What a replay gives beside status and body; every other header belongs to the answer at hand.
+_KEPT_HEADERS = ("Location", "ETag")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 # W3C Trace Context: ids of zeros only and version ff are invalid; versions after 00 may append fields.
@@ -40,10 +45,12 @@ _TRACEPARENT = re.compile(
 
 _log = get_logger("api")
 
+Result = TypeVar("Result")
+
 
 @dataclass(slots=True)
 class Call:
-    """One request being answered."""
+    """One request being answered; `hold` of its idempotency key, where the edge keeps its answer."""
 
     request: Request
     correlation_id: str
@@ -52,6 +59,8 @@ class Call:
     body: bytes
     rate: RateSeen = field(default_factory=RateSeen)
     caller: Caller | None = None
+    hold: KeyHold | None = None
+    shown_once: tuple[str, ...] = ()
 
     @property
     def who(self) -> Caller:
@@ -59,6 +68,28 @@ class Call:
         if self.caller is None:
             raise AssertionError("the route asks for no key")
         return self.caller
+
+    @property
+    def operation(self) -> UUID | None:
+        """The id of what the request makes, the same when it is carried out again after a crash; None without a key."""
+        return None if self.hold is None else self.hold.operation
+
+    def completing(self, render: Callable[[Result], HTTPResponse]) -> Complete[Result] | None:
+        """What an operation writes, with its effect, as the answer of the request's key; None without a key.
+
+        `render` is how the handler answers the operation's result.
+        """
+        hold = self.hold
+        if hold is None:
+            return None
+
+        def complete(result: Result) -> Completion:
+            answer = _kept(render(result), self.shown_once)
+            if answer is None:
+                raise AssertionError("an operation that is completed is answered 2xx")
+            return Completion(hold, answer)
+
+        return complete
 
     def header(self, name: str) -> str | None:
         """A request header, or None."""
@@ -75,6 +106,9 @@ class Route:
 
     `scope` None asks for no key, `signed` for a signature instead of one.
     `counts_itself`: the operation takes its rate limit along in its own script call.
+    `idempotency`: "optional" for a write whose answer is kept under the key it may have, by the edge unless it
+    `replays_itself`; "required" for messages that have an identity of their own. `shown_once`: fields of the answer
+    that are left out of what is kept, and so of replays.
     """
 
     method: str
@@ -91,6 +125,8 @@ class Route:
     answer: type | None = None
     status: int = 200
     idempotency: str | None = None
+    replays_itself: bool = False
+    shown_once: tuple[str, ...] = ("secret",)
     counts_itself: bool = False
     if_match: bool = False
     signed: bool = False
@@ -100,9 +136,12 @@ class Route:
 class Edge:
     """Wraps routes into Sanic handlers."""
 
-    def __init__(self, *, gate: Gate, authenticate: Authenticate, metrics: Metrics, cors_origin: str) -> None:
+    def __init__(
+        self, *, gate: Gate, authenticate: Authenticate, once: CarryOutOnce, metrics: Metrics, cors_origin: str
+    ) -> None:
         self._gate = gate
         self._authenticate = authenticate
+        self._once = once
         self._metrics = metrics
         self._cors_origin = cors_origin
 
@@ -178,7 +217,29 @@ class Edge:
         call.query = query_of(request.get_args(keep_blank_values=True), known)
         if call.caller is not None and not route.counts_itself:
             await self.admit(call)
+        if route.idempotency == "optional" and not route.replays_itself:
+            key = idempotency_key(request.headers)
+            if key is not None:
+                return await self._carry_out_once(route, call, key)
         return await route.handler(call)
+
+    async def _carry_out_once(self, route: Route, call: Call, key: str) -> HTTPResponse:
+        """The handler's answer, or the one the key has."""
+        call.shown_once = route.shown_once
+
+        async def work(hold: KeyHold) -> HTTPResponse:
+            call.hold = hold
+            return await route.handler(call)
+
+        asked = orjson.dumps([route.path, call.path, call.query], option=orjson.OPT_SORT_KEYS).decode()
+        request = KeyedRequest(call.who.org, key, fingerprint_of(route.method, asked, call.body))
+        given = await self._once(request, work, lambda response: _kept(response, route.shown_once))
+        if not isinstance(given, Replay):
+            return given
+        kept = given.answer
+        headers = {name: kept.headers[name] for name in _KEPT_HEADERS if name in kept.headers}
+        headers["Idempotent-Replayed"] = "true"
+        return HTTPResponse(kept.body, kept.status, headers, kept.headers.get("Content-Type"))
 
     async def admit(self, call: Call) -> ClaimReply:
         """Count the request against its key; (version, revision) of the caller's roster in the reply.
@@ -278,6 +339,21 @@ def uuid_of(text: str, what: str) -> Any:
         return UUID(text)
     except ValueError:
         raise NotFound(f"no {what} {text[:64]!r}") from None
+
+
+def _kept(response: HTTPResponse, shown_once: Sequence[str]) -> FinalAnswer | None:
+    """What of a response is kept for replays; None of one that is not 2xx."""
+    if not 200 <= response.status < 300:
+        return None
+    given: Any = response.headers
+    headers = {name: str(given[name]) for name in _KEPT_HEADERS if name in given}
+    if response.content_type:
+        headers["Content-Type"] = response.content_type
+    body: bytes = response.body or b""
+    if any(f'"{name}"'.encode() in body for name in shown_once):
+        fields: dict[str, Any] = orjson.loads(body)
+        body = orjson.dumps({name: value for name, value in fields.items() if name not in shown_once})
+    return FinalAnswer(response.status, headers, body)
 
 
 async def _read_body(request: Request) -> bytes:

@@ -56,6 +56,7 @@ class CalendarRoutes:
                 body_required=True,
                 answer=CalendarShape,
                 status=201,
+                idempotency="optional",
                 errors=(409,),
             ),
             Route(
@@ -91,6 +92,7 @@ class CalendarRoutes:
                 body=ChangeCalendar,
                 body_required=True,
                 answer=CalendarShape,
+                idempotency="optional",
                 errors=(404,),
             ),
         ]
@@ -116,9 +118,7 @@ class CalendarRoutes:
             assignment=Strategy(body.assignment),
             coach_ids=tuple(dict.fromkeys(body.coach_ids)),
         )
-        made = await self._calendars.create(call.who.org, calendar)
-        headers = {"Location": f"/api/calendars/{made.calendar_id}"}
-        return HTTPResponse(msgspec.json.encode(_shape(made)), 201, headers, JSON)
+        return _made(await self._calendars.create(call.who.org, calendar, complete=call.completing(_made)))
 
     async def page(self, call: Call) -> HTTPResponse:
         """GET /api/calendars"""
@@ -130,8 +130,7 @@ class CalendarRoutes:
 
     async def get(self, call: Call) -> HTTPResponse:
         """GET /api/calendars/{calendar_id}"""
-        found = await self._calendars.get(call.who.org, path_id(call.path, "calendar_id", "calendar"))
-        return HTTPResponse(msgspec.json.encode(_shape(found)), content_type=JSON)
+        return _answer(await self._calendars.get(call.who.org, path_id(call.path, "calendar_id", "calendar")))
 
     async def change(self, call: Call) -> HTTPResponse:
         """PATCH /api/calendars/{calendar_id}"""
@@ -144,8 +143,19 @@ class CalendarRoutes:
         if "assignment" in given:
             given["assignment"] = Strategy(given["assignment"])
         team = None if coach_ids is None else tuple(dict.fromkeys(coach_ids))
-        saved = await self._calendars.change(call.who.org, calendar_id, given, coach_ids=team)
-        return HTTPResponse(msgspec.json.encode(_shape(saved)), content_type=JSON)
+        saved = await self._calendars.change(
+            call.who.org, calendar_id, given, coach_ids=team, complete=call.completing(_answer)
+        )
+        return _answer(saved)
+
+
+def _made(calendar: CalendarRecord) -> HTTPResponse:
+    headers = {"Location": f"/api/calendars/{calendar.calendar_id}"}
+    return HTTPResponse(msgspec.json.encode(_shape(calendar)), 201, headers, JSON)
+
+
+def _answer(calendar: CalendarRecord) -> HTTPResponse:
+    return HTTPResponse(msgspec.json.encode(_shape(calendar)), content_type=JSON)
 
 
 def _or(given: int | None, usual: int) -> int:

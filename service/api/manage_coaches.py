@@ -62,6 +62,7 @@ class ManageCoachRoutes:
                 body_required=True,
                 answer=CoachShape,
                 status=201,
+                idempotency="optional",
                 errors=(409,),
             ),
             Route(
@@ -97,6 +98,7 @@ class ManageCoachRoutes:
                 body=ChangeCoach,
                 body_required=True,
                 answer=CoachShape,
+                idempotency="optional",
                 errors=(404, 409),
             ),
             Route(
@@ -108,6 +110,7 @@ class ManageCoachRoutes:
                 scope="admin",
                 tag="coaches",
                 answer=CoachShape,
+                idempotency="optional",
                 errors=(404,),
             ),
         ]
@@ -130,9 +133,7 @@ class ManageCoachRoutes:
             body.working_hours_start or clock_time(self._opening.start_minute),
             body.working_hours_end or clock_time(self._opening.end_minute),
         )
-        made = await self._coaches.create(call.who.org, coach, hours)
-        headers = {"Location": f"/api/coaches/{made.coach_id}"}
-        return HTTPResponse(msgspec.json.encode(_shape(made)), 201, headers, JSON)
+        return _made(await self._coaches.create(call.who.org, coach, hours, complete=call.completing(_made)))
 
     async def page(self, call: Call) -> HTTPResponse:
         """GET /api/coaches"""
@@ -164,16 +165,23 @@ class ManageCoachRoutes:
             _stored(fields),
             hours=_both_hours(fields.pop("working_hours_start", None), fields.pop("working_hours_end", None)),
             calendar_ids=None if calendar_ids is None else tuple(dict.fromkeys(calendar_ids)),
+            complete=call.completing(_answer),
         )
         return _answer(saved)
 
     async def deactivate(self, call: Call) -> HTTPResponse:
         """DELETE /api/coaches/{coach_id}"""
-        return _answer(await self._coaches.change(call.who.org, _id(call), {"active": False}))
+        complete = call.completing(_answer)
+        return _answer(await self._coaches.change(call.who.org, _id(call), {"active": False}, complete=complete))
 
 
 def _id(call: Call) -> str:
     return path_id(call.path, "coach_id", "coach")
+
+
+def _made(coach: CoachRecord) -> HTTPResponse:
+    headers = {"Location": f"/api/coaches/{coach.coach_id}"}
+    return HTTPResponse(msgspec.json.encode(_shape(coach)), 201, headers, JSON)
 
 
 def _answer(coach: CoachRecord) -> HTTPResponse:

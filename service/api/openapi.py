@@ -27,6 +27,7 @@ _SIGNATURE = {
     "webhook-timestamp": "when it was signed, Unix seconds",
     "webhook-signature": "`v1,` and base64 of the HMAC-SHA256 of `id.timestamp.body`; several with spaces between",
 }
+_REPLAYED = {"Idempotent-Replayed": "`true` on the answer a key had already"}
 
 
 def document(routes: Sequence[Route]) -> bytes:
@@ -71,7 +72,7 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         for name, about in route.parameters
     ]
     if route.idempotency is not None:
-        name = "Idempotency-Key" if route.idempotency == "optional" else "X-Idempotency-Key"
+        name = "Idempotency-Key" if _takes_a_key(route) else "X-Idempotency-Key"
         parameters.append(
             {
                 "name": name,
@@ -121,11 +122,12 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     elif route.path in _TEXTS:
         success["content"] = {_TEXTS[route.path]: {"schema": {"type": "string"}}}
     if route.scope is not None:
+        named = {**_HEADERS, **(_REPLAYED if _takes_a_key(route) else {})}
         success["headers"] = {
-            name: {"description": about, "schema": {"type": "string"}} for name, about in _HEADERS.items()
+            name: {"description": about, "schema": {"type": "string"}} for name, about in named.items()
         }
     responses = {str(route.status): success}
-    statuses = {*route.errors, *((412,) if route.if_match else ())}
+    statuses = {*route.errors, *((412,) if route.if_match else ()), *((409, 422) if _takes_a_key(route) else ())}
     if route.scope is not None:
         statuses |= {400, 401, 403, 429, 500, 503}
     elif route.signed:
@@ -142,6 +144,10 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         else:
             responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
     return responses
+
+
+def _takes_a_key(route: Route) -> bool:
+    return route.idempotency == "optional"
 
 
 def _version() -> str:

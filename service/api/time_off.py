@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -106,6 +107,7 @@ class TimeOffRoutes:
                 body_required=True,
                 answer=TimeOffSetShape,
                 status=201,
+                idempotency="optional",
                 errors=(404,),
             ),
             Route(
@@ -134,6 +136,7 @@ class TimeOffRoutes:
                 scope="admin",
                 tag="coaches",
                 answer=TimeOffShape,
+                idempotency="optional",
                 errors=(404,),
             ),
         ]
@@ -152,7 +155,14 @@ class TimeOffRoutes:
             source="api",
         )
         who = call.who
-        away = await self._time_off.close(who.org, coach_id, wish, actor=who.actor, correlation_id=call.correlation_id)
+        away = await self._time_off.close(
+            who.org,
+            coach_id,
+            wish,
+            actor=who.actor,
+            correlation_id=call.correlation_id,
+            time_off_id=call.operation,
+        )
         shown = _shown(away.period, coach_id, None if name is None else ZoneInfo(name))
         shown["affected"] = [
             {"appointment_id": one.appointment_id, "outcome": one.outcome.value, "coach_id": one.coach_id}
@@ -176,12 +186,18 @@ class TimeOffRoutes:
         """DELETE /api/coaches/{coach_id}/time-off/{time_off_id}"""
         coach_id = _coach_id(call)
         time_off_id = uuid_of(call.path["time_off_id"], "time off")
-        ended = await self._time_off.remove(call.who.org, coach_id, time_off_id)
-        return HTTPResponse(orjson.dumps(_shown(ended, coach_id, None)), content_type=JSON)
+        answer = partial(_ended, coach_id)
+        return answer(
+            await self._time_off.remove(call.who.org, coach_id, time_off_id, complete=call.completing(answer))
+        )
 
 
 def _coach_id(call: Call) -> str:
     return path_id(call.path, "coach_id", "coach")
+
+
+def _ended(coach_id: str, period: TimeOffRecord) -> HTTPResponse:
+    return HTTPResponse(orjson.dumps(_shown(period, coach_id, None)), content_type=JSON)
 
 
 def _shown(period: TimeOffRecord, coach_id: str, zone: ZoneInfo | None) -> dict[str, Any]:

@@ -119,6 +119,7 @@ class Scripts:
             "move_due",
             "finish_entry",
             "bury_entry",
+            "free_mark",
         }
     )
 
@@ -216,3 +217,8 @@ class Scripts:
         """Move an entry to the dead letters; False when somebody else finished it."""
         reply = await self._run("bury_entry", [stream, dead, way], [group, entry_id, event, attempts, error])
         return reply[0] == b"buried"
+
+    async def free_mark(self, mark: Key, owner: str) -> bool:
+        """Free an owner's idempotency mark; False when it is somebody else's, answered or gone."""
+        reply = await self._run("free_mark", [mark], [owner])
+        return reply[0] == b"freed"

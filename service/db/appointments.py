@@ -13,6 +13,7 @@ import msgspec
 import orjson
 
 from service.db.connection import Database
+from service.db.idempotency import Completion, lost_hold
 from service.domain.appointment import Appointment, Status
 from service.domain.assignment import Considered, unpack_considered
 from service.domain.event import EventType
@@ -25,7 +26,8 @@ ATTEMPTS = 4
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A change of one appointment: the state after it, and its event.
 
-    `considered` is who was considered, packed, when the change gave the appointment to another coach.
+    `considered` is who was considered, packed, when the change gave the appointment to another coach; `completion` the
+    answer of the request's idempotency key, which is written with it.
     """
 
     after: Appointment
@@ -36,6 +38,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     data: bytes
     considered: bytes | None = None
+    completion: Completion | None = None
 
 
 class ChangeOutcome(StrEnum):
@@ -127,9 +130,11 @@ class AppointmentStore:
         """Write a change made from version `after.version - 1`.
 
         An answer that was lost is asked for again: the row no longer has the old version, and the event's token says
-        whether that was us. Raises Unavailable or OutcomeUnknown.
+        whether that was us. Raises Unavailable, OutcomeUnknown, or IdempotencyInProgress when the hold of its key is
+        lost.
         """
         a = change.after
+        kept = (None,) * 5 if change.completion is None else change.completion.values()
         arguments = (
             a.org,
             a.appointment_id,
@@ -155,6 +160,7 @@ class AppointmentStore:
             change.token,
             change.considered,
             change.data,
+            *kept,
         )
         unknown: OutcomeUnknown | None = None
         for attempt in range(1, ATTEMPTS + 1):
@@ -163,6 +169,7 @@ class AppointmentStore:
                 # Only a lost answer makes it possible that the row moved on because of ourselves.
                 if rows or (unknown is not None and await self._is_ours(change)):
                     return ChangeOutcome.DONE
+                await self._check_hold(change.completion)
                 return ChangeOutcome.STALE
             except (asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError):
                 return ChangeOutcome.TAKEN
@@ -173,6 +180,14 @@ class AppointmentStore:
                     raise
             await asyncio.sleep(0.05 * 2**attempt)
         raise unknown or AssertionError("an attempt ends by itself unless its answer was lost")
+
+    async def _check_hold(self, completion: Completion | None) -> None:
+        """Raise IdempotencyInProgress when a hold is somebody else's by now."""
+        if completion is None:
+            return
+        hold = completion.hold
+        if await self._database.first("key_is_held", hold.org, hold.key, hold.owner) is None:
+            raise lost_hold()
 
     async def _is_ours(self, change: Change) -> bool:
         a = change.after
@@ -189,8 +204,11 @@ class AppointmentStore:
         row = await self._database.first("event_by_token", org, appointment_id, token)
         return None if row is None else (row["sequence"], EventType(row["type"]))
 
-    async def answer_of_key(self, org: int, key: str) -> tuple[bytes, bytes] | None:
-        """(fingerprint, answer) of the booking made with an idempotency key, or None."""
+    async def answer_of_key(self, org: int, key: str) -> tuple[bytes, bytes | None] | None:
+        """(fingerprint, answer) of the booking made with an idempotency key, or None.
+
+        Of a key that was used for another write the answer is None.
+        """
         row = await self._database.first("find_by_idempotency_key", org, key)
         return None if row is None else (row["fingerprint"], row["data"])
 

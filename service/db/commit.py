@@ -46,12 +46,14 @@ class CommitOutcome(StrEnum):
     """What became of a booking's row.
 
     taken: it is in Postgres. lost: a constraint refused it, somebody has that time. repeated: the idempotency key
-    is in Postgres under another id. expired: the reconciler gave the claim up before the row came.
+    is in Postgres under another id, or another write's. held: another write under the key is being carried out.
+    expired: the reconciler gave the claim up before the row came.
     """
 
     TAKEN = "taken"
     LOST = "lost"
     REPEATED = "repeated"
+    HELD = "held"
     EXPIRED = "expired"
 
 
@@ -157,14 +159,21 @@ class BookingCommitter:
             [b.idempotency_key for b in lost],
         )
         found = {b.appointment.appointment_id: Committed(CommitOutcome.LOST) for b in lost}
-        for row in sorted(rows, key=lambda row: row["wanted_id"] == row["appointment_id"]):
-            if row["wanted_id"] != row["appointment_id"]:
+        # What is said last counts: its own row before a booking's of the same key, before another write's.
+        for row in sorted(rows, key=lambda row: (row["appointment_id"] is not None) + _is_own(row)):
+            if row["held"]:
+                found[row["wanted_id"]] = Committed(CommitOutcome.HELD)
+            elif not _is_own(row):
                 found[row["wanted_id"]] = Committed(CommitOutcome.REPEATED, row["fingerprint"], row["data"])
             elif row["status"] == Status.VOID:
                 found[row["wanted_id"]] = Committed(CommitOutcome.EXPIRED)
             else:
                 found[row["wanted_id"]] = Committed(CommitOutcome.TAKEN)
         return found
+
+
+def _is_own(row: Any) -> bool:
+    return row["wanted_id"] == row["appointment_id"]
 
 
 def _columns(bookings: list[NewBooking]) -> tuple[list[Any], ...]:

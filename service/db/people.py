@@ -18,6 +18,7 @@ import asyncpg
 import msgspec
 
 from service.db.connection import Database
+from service.db.idempotency import Complete, Result, complete_within
 from service.db.statements import statement
 from service.domain.assignment import Strategy
 from service.domain.schedule import DayWindows, Week, WeeklySchedule, Window
@@ -89,6 +90,10 @@ class RosterChange:
         self._org = org
         self.version = version
         self.columns: set[int] = set()
+
+    async def answered(self, complete: Complete[Result] | None, result: Result) -> Result:
+        """`result`, whose answer is committed with the change or not at all. Raises IdempotencyInProgress."""
+        return await complete_within(self._connection, complete, result)
 
     async def coach(self, coach_id: str) -> CoachRecord:
         """A coach as it is now. Raises NotFound."""
@@ -235,11 +240,18 @@ class PeopleStore:
         return [_contact(row) for row in await self._database.fetch("list_contacts", org, after, most)]
 
     async def add_contact(
-        self, org: int, contact_id: UUID, email: str, name: str | None, phone: str | None
+        self,
+        org: int,
+        contact_id: UUID,
+        email: str,
+        name: str | None,
+        phone: str | None,
+        complete: Complete[ContactRecord] | None = None,
     ) -> ContactRecord | None:
-        """A new contact; None when there is one under that id. Raises OutcomeUnknown too."""
-        rows = await self._database.write("add_contact", org, contact_id, email, name, phone)
-        return _contact(rows[0]) if rows else None
+        """A new contact; None when there is one under that id. Raises OutcomeUnknown and IdempotencyInProgress too."""
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(statement("add_contact"), org, contact_id, email, name, phone)
+            return None if row is None else await complete_within(connection, complete, _contact(row))
 
 
 def _coach_values(coach: CoachRecord) -> tuple[Any, ...]:

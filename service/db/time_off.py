@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from service.db.connection import Database
+from service.db.idempotency import Complete, complete_within
 from service.db.statements import statement
 from service.errors import NotFound, OutcomeUnknown
 
@@ -67,9 +68,17 @@ class TimeOffStore:
         rows = await self._database.fetch("list_time_off", org, column, start, end, most, *(after or (None, None)))
         return [_record(row) for row in rows]
 
-    async def remove(self, org: int, column: int, time_off_id: UUID) -> TimeOffRecord:
-        """Remove a period; what it was. Raises NotFound."""
+    async def remove(
+        self, org: int, column: int, time_off_id: UUID, complete: Complete[TimeOffRecord] | None = None
+    ) -> TimeOffRecord:
+        """Remove a period; what it was. Raises NotFound, and IdempotencyInProgress when the hold of its key is lost."""
         row = await self._database.first("get_time_off", org, column, time_off_id)
+        if row is not None and complete is not None:
+            # No second try here: whether the first one did it, the key's record tells the request that comes again.
+            async with self._database.transaction() as connection:
+                if await connection.fetchrow(statement("remove_time_off"), org, column, time_off_id) is None:
+                    raise NotFound(f"no time off {str(time_off_id)!r}")
+                return await complete_within(connection, complete, _record(row))
         rows, asked_again = await self._written("remove_time_off", org, column, time_off_id)
         # Only a lost answer makes it possible that it is gone because of ourselves.
         if row is None or not (rows or asked_again):

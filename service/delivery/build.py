@@ -46,6 +46,7 @@ from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
 
 READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
+FORGET_S = 600.0
 _FILL_S = 60.0
 _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
@@ -121,6 +122,7 @@ def build_worker(
     apply_event: ApplyCalendarEvent,
     reconcile: Reconcile,
     sync_calendars: Callable[[], Awaitable[int]],
+    forget_keys: Callable[[], Awaitable[int]],
     times: WorkerTimes,
     clock: Clock,
     metrics: Metrics,
@@ -204,6 +206,7 @@ def build_worker(
         every("grid watch", _WATCH_GRID_S, watch_grid),
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
         every("overdue events", _OVERDUE_S, overdue),
+        every("old keys", FORGET_S, forget_keys),
         every("sweeper", times.sweep_s, sweep),
         every("replays", _REPLAYS_S, replays),
         every("stream gauges", _WATCH_S, StreamWatch(streams, metrics)),

@@ -217,6 +217,8 @@ class Book:
         await self._release(request, plan, appointment)
         if committed.outcome is CommitOutcome.REPEATED:
             return _checked_replay(request, committed.fingerprint, committed.answer)
+        if committed.outcome is CommitOutcome.HELD:
+            raise IdempotencyInProgress("another request with this idempotency key is still being carried out")
         if committed.outcome is CommitOutcome.LOST:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()

@@ -16,6 +16,7 @@ from service.claims.gate import Gate
 from service.claims.messages import Release
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
+from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Status, Versions, become, check_version, confirm, render
 from service.domain.event import EventType
 from service.errors import NotFound, StateConflict, Unavailable
@@ -32,7 +33,10 @@ _log = get_logger("operations.change")
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One change of state: the event it is, the status it leads to (None: confirmed), who made it and why."""
+    """One change of state: the event it is, the status it leads to (None: confirmed), who made it and why.
+
+    `complete` makes the answer of the request's idempotency key, which is written with the change.
+    """
 
     kind: EventType
     status: Status | None
@@ -40,6 +44,7 @@ class _Step:
     actor: str
     correlation_id: str
     versions: Versions
+    complete: Complete[Appointment] | None
 
     def was_made(self, appointment: Appointment) -> bool:
         """Whether the appointment is so already."""
@@ -90,20 +95,29 @@ class ChangeAppointment:
         actor: str,
         correlation_id: str,
         versions: Versions = None,
+        complete: Complete[Appointment] | None = None,
     ) -> Appointment:
         """Cancel; an appointment that is cancelled already is returned as it is.
 
-        `versions` are those the change may be made from, None for any. Raises NotFound, VersionMismatch,
-        StateConflict, Unavailable or OutcomeUnknown. Goes on when the caller is cancelled.
+        `versions` are those the change may be made from, None for any; `complete` makes the answer of the request's
+        idempotency key. Raises NotFound, VersionMismatch, StateConflict, Unavailable or OutcomeUnknown. Goes on when
+        the caller is cancelled.
         """
-        step = _Step(EventType.CANCELLED, Status.CANCELLED, reason, actor, correlation_id, versions)
+        step = _Step(EventType.CANCELLED, Status.CANCELLED, reason, actor, correlation_id, versions, complete)
         return await self._tasks.run(self._change(org, appointment_id, step))
 
     async def confirm(
-        self, org: int, appointment_id: uuid.UUID, *, actor: str, correlation_id: str, versions: Versions = None
+        self,
+        org: int,
+        appointment_id: uuid.UUID,
+        *,
+        actor: str,
+        correlation_id: str,
+        versions: Versions = None,
+        complete: Complete[Appointment] | None = None,
     ) -> Appointment:
         """Record that the contact confirmed; one confirmed already is returned as it is. Raises like `cancel`."""
-        step = _Step(EventType.CONFIRMED, None, None, actor, correlation_id, versions)
+        step = _Step(EventType.CONFIRMED, None, None, actor, correlation_id, versions, complete)
         return await self._tasks.run(self._change(org, appointment_id, step))
 
     async def finish(
@@ -115,13 +129,14 @@ class ChangeAppointment:
         actor: str,
         correlation_id: str,
         versions: Versions = None,
+        complete: Complete[Appointment] | None = None,
     ) -> Appointment:
         """Record how it ended: completed or no_show; one that ended so already is returned as it is.
 
         Its time stays taken. Raises like `cancel`.
         """
         kind = EventType.COMPLETED if status is Status.COMPLETED else EventType.NO_SHOW
-        step = _Step(kind, status, None, actor, correlation_id, versions)
+        step = _Step(kind, status, None, actor, correlation_id, versions, complete)
         return await self._tasks.run(self._change(org, appointment_id, step))
 
     async def _change(self, org: int, appointment_id: uuid.UUID, step: _Step) -> Appointment:
@@ -142,6 +157,7 @@ class ChangeAppointment:
                 correlation_id=step.correlation_id,
                 reason=step.reason,
                 data=render(after),
+                completion=None if step.complete is None else step.complete(after),
             )
             if await self._appointments.change(change) is ChangeOutcome.DONE:
                 await self._settle.announce(after, step.kind)

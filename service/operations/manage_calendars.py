@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from service.db.idempotency import Complete
 from service.db.people import CalendarRecord, PeopleStore
 from service.errors import InvalidRequest
 from service.operations.change_roster import ChangeRoster
@@ -33,23 +34,33 @@ class ManageCalendars:
         """At most `most` calendars in the order they were created, those after number `after`."""
         return await self._people.calendars(org, after, most)
 
-    async def create(self, org: int, calendar: CalendarRecord) -> CalendarRecord:
+    async def create(
+        self, org: int, calendar: CalendarRecord, *, complete: Complete[CalendarRecord] | None = None
+    ) -> CalendarRecord:
         """A calendar of the coaches `calendar.coach_ids`.
 
         Raises AlreadyExists, InvalidRequest for an unknown coach or a `max_duration` below the slot's, Unavailable or
         OutcomeUnknown.
         """
         _check_durations(calendar)
-        return await self._tasks.run(self._create(org, calendar))
+        return await self._tasks.run(self._create(org, calendar, complete))
 
-    async def _create(self, org: int, calendar: CalendarRecord) -> CalendarRecord:
+    async def _create(
+        self, org: int, calendar: CalendarRecord, complete: Complete[CalendarRecord] | None
+    ) -> CalendarRecord:
         async with self._change(org) as change:
             number = await change.add_calendar(calendar)
             await change.assign_coaches(number, calendar.coach_ids)
-            return await change.calendar(calendar.calendar_id)
+            return await change.answered(complete, await change.calendar(calendar.calendar_id))
 
     async def change(
-        self, org: int, calendar_id: str, fields: Mapping[str, Any], *, coach_ids: Sequence[str] | None = None
+        self,
+        org: int,
+        calendar_id: str,
+        fields: Mapping[str, Any],
+        *,
+        coach_ids: Sequence[str] | None = None,
+        complete: Complete[CalendarRecord] | None = None,
     ) -> CalendarRecord:
         """Change fields of a calendar by their names in `CalendarRecord`; `coach_ids` becomes its whole team.
 
@@ -57,10 +68,15 @@ class ManageCalendars:
         """
         if not fields and coach_ids is None:
             return await self.get(org, calendar_id)
-        return await self._tasks.run(self._save(org, calendar_id, fields, coach_ids))
+        return await self._tasks.run(self._save(org, calendar_id, fields, coach_ids, complete))
 
     async def _save(
-        self, org: int, calendar_id: str, fields: Mapping[str, Any], coach_ids: Sequence[str] | None
+        self,
+        org: int,
+        calendar_id: str,
+        fields: Mapping[str, Any],
+        coach_ids: Sequence[str] | None,
+        complete: Complete[CalendarRecord] | None,
     ) -> CalendarRecord:
         async with self._change(org) as change:
             before = await change.calendar(calendar_id)
@@ -69,7 +85,7 @@ class ManageCalendars:
             await change.save_calendar(after)
             if coach_ids is not None:
                 await change.assign_coaches(before.number, coach_ids)
-            return await change.calendar(calendar_id)
+            return await change.answered(complete, await change.calendar(calendar_id))
 
 
 def _check_durations(calendar: CalendarRecord, blamed: str = "max_duration") -> None:

@@ -17,6 +17,7 @@ from service.claims.messages import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
+from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Status, Versions, check_version, render
 from service.errors import NotFound, OutcomeUnknown, StateConflict, Unavailable
 from service.logs import get_logger
@@ -74,14 +75,18 @@ class MoveAppointment:
         correlation_id: str,
         versions: Versions = None,
         reason: str | None = None,
+        complete: Complete[Appointment] | None = None,
     ) -> Appointment:
         """The appointment after the change; as it was when the wish changes nothing.
 
         Its coach is kept if that one is free at the new time, unless the wish names one. `versions` are those the
-        change may be made from. Raises NotFound, InvalidRequest, VersionMismatch, StateConflict, SlotUnavailable
-        (with alternatives), Unavailable (nothing changed) or OutcomeUnknown. Goes on when the caller is cancelled.
+        change may be made from; `complete` makes the answer of the request's idempotency key. Raises NotFound,
+        InvalidRequest, VersionMismatch, StateConflict, SlotUnavailable (with alternatives), Unavailable (nothing
+        changed) or OutcomeUnknown. Goes on when the caller is cancelled.
         """
-        return await self._tasks.run(self._move(org, appointment_id, wish, actor, correlation_id, versions, reason))
+        return await self._tasks.run(
+            self._move(org, appointment_id, wish, actor, correlation_id, versions, reason, complete)
+        )
 
     async def reassign(
         self, org: int, appointment_id: uuid.UUID, *, reason: str | None, actor: str, correlation_id: str
@@ -99,6 +104,7 @@ class MoveAppointment:
         correlation_id: str,
         versions: Versions,
         reason: str | None,
+        complete: Complete[Appointment] | None = None,
     ) -> Appointment:
         attempts = 0
         clock = asyncio.get_running_loop().time
@@ -131,6 +137,7 @@ class MoveAppointment:
                 reason=reason,
                 data=render(after),
                 considered=considered,
+                completion=None if complete is None else complete(after),
             )
             if await self._commit(before, change):
                 return after

@@ -181,7 +181,7 @@ class SeedClinic:
     async def _visit(self, org: int, visit: _Visit, first_day: date) -> tuple[uuid.UUID, bool]:
         """Book a visit at a free start of its day unless it was booked before: (its id, whether it is new)."""
         stored = await self._appointments.answer_of_key(org, visit.key)
-        if stored is not None:
+        if stored is not None and stored[1] is not None:
             return _id_in(stored[1]), False
         days = await self._free_days(org, visit.calendar_id, first_day)
         starts = days[visit.number * len(days) // APPOINTMENTS]

@@ -16,6 +16,7 @@ import uuid_utils
 
 from service.claims.grid import GridStore, PendingEntry
 from service.clock import Clock
+from service.db.idempotency import Complete
 from service.db.people import PeopleStore
 from service.db.time_off import Source, TimeOffRecord, TimeOffStore
 from service.domain.grid import day_of, instant_of
@@ -190,17 +191,26 @@ class TimeOff:
                     raise found
                 affected[found.appointment_id] = found
 
-    async def remove(self, org: int, coach_id: str, time_off_id: uuid.UUID) -> TimeOffRecord:
+    async def remove(
+        self,
+        org: int,
+        coach_id: str,
+        time_off_id: uuid.UUID,
+        *,
+        complete: Complete[TimeOffRecord] | None = None,
+    ) -> TimeOffRecord:
         """End a period; its time opens again where nothing else closes it. What it was.
 
         Raises NotFound, Unavailable or OutcomeUnknown. Once it is committed nothing fails: what Redis could not be told
         is logged.
         """
-        return await self._tasks.run(self._remove(org, coach_id, time_off_id))
+        return await self._tasks.run(self._remove(org, coach_id, time_off_id, complete))
 
-    async def _remove(self, org: int, coach_id: str, time_off_id: uuid.UUID) -> TimeOffRecord:
+    async def _remove(
+        self, org: int, coach_id: str, time_off_id: uuid.UUID, complete: Complete[TimeOffRecord] | None
+    ) -> TimeOffRecord:
         coach = await self._people.coach(org, coach_id)
-        period = await self._periods.remove(org, coach.column, time_off_id)
+        period = await self._periods.remove(org, coach.column, time_off_id, complete)
         try:
             await self._put_right(org, period.column, period.start_time, period.end_time)
         except Unavailable as problem:

@@ -51,12 +51,13 @@ def people_routes(services: Services, edge: Edge) -> list[Route]:
 
 
 @asynccontextmanager
-async def served(services: Services) -> AsyncIterator[Client]:
-    """The API on a free port, for an administrator of the sample organization."""
+async def served(services: Services, *more: Route) -> AsyncIterator[Client]:
+    """The API on a free port, for an administrator of the sample organization; with routes of the test's own."""
     async with open_session() as session:
         edge, routes = build_api(services, session)
         known = {route.operation_id for route in routes}
         routes = [*routes, *(route for route in people_routes(services, edge) if route.operation_id not in known)]
+        routes += more
         assert document(routes)
         app = build_application(edge, routes)
         Sanic.unregister_app(app)

@@ -29,7 +29,7 @@ from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
-from service.processes import build_time_off
+from service.processes import build_time_off, forgetting
 from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"
@@ -111,6 +111,7 @@ class Bench:
             apply_event=ApplyCalendarEvent(s.change, s.move, build_time_off(s)),
             reconcile=s.reconcile,
             sync_calendars=self.sync(calendar),
+            forget_keys=forgetting(s),
             times=WorkerTimes(
                 policy=policy,
                 reclaim_idle_ms=idle_ms,

@@ -21,15 +21,28 @@ LIMIT 1;
 
 -- name: change_appointment
 -- One change of an appointment and its event, in one statement. The event goes in only where the row still has the
--- version the change was made from; its primary key serialises two changes made from the same version.
-WITH changed AS (
+-- version the change was made from; its primary key serialises two changes made from the same version. Under an
+-- idempotency key ($25, held by $26) the answer goes in with it, and nothing happens when the hold is lost.
+WITH held AS (
+    SELECT key FROM idempotency_records
+    WHERE org_id = $1 AND key = $25::text AND owner = $26::uuid AND status IS NULL
+    FOR UPDATE
+),
+changed AS (
     UPDATE appointments
     SET status = $4::text::appointment_status, version = version + 1, updated_at = $5, confirmed_at = $6,
         cancelled_at = $7, coach_no = $8, starts_at = $9, ends_at = $10, occupied = tstzrange($11, $12),
         local_day = $13, strategy = $14, considered = $15, notes = $16, metadata = $17,
         reminded_for = CASE WHEN $18::text = 'appointment.reminder' THEN reminded_for || starts_at ELSE reminded_for END
     WHERE org_id = $1 AND appointment_id = $2 AND version = $3
+        AND ($25::text IS NULL OR EXISTS (SELECT FROM held))
     RETURNING org_id, appointment_id, version
+),
+answered AS (
+    UPDATE idempotency_records AS r
+    SET status = $27::smallint, headers = $28::json, body = $29::bytea, held_until = NULL, created_at = now()
+    FROM changed AS c
+    WHERE r.org_id = c.org_id AND r.key = $25 AND r.owner = $26 AND r.status IS NULL
 )
 INSERT INTO events (
     org_id, appointment_id, sequence, type, occurred_at, actor, correlation_id, reason, token, considered, data

@@ -1,6 +1,6 @@
 -- name: commit_bookings
 -- Contacts, appointments and their first events of a batch; returns the appointments that took.
--- A row that is not returned lost to a constraint. Rows come in the order of (organization, coach, start) so that
+-- A row that is not returned lost to a constraint, or its key was used for another write. Rows come in the order of (organization, coach, start) so that
 -- two batches wait for each other in one direction only.
 WITH wish AS MATERIALIZED (
     SELECT *
@@ -32,7 +32,10 @@ taken AS (
         org_id, appointment_id, calendar_no, coach_no, contact_id, contact_name, starts_at, ends_at,
         tstzrange(occupied_from, occupied_to), local_day, timezone, strategy, considered_count, notes, metadata,
         idempotency_key, fingerprint, created_at, created_at
-    FROM wish
+    FROM wish AS w
+    WHERE NOT EXISTS (
+        SELECT FROM idempotency_records AS r WHERE r.org_id = w.org_id AND r.key = w.idempotency_key
+    )
     ORDER BY org_id, coach_no, starts_at
     ON CONFLICT DO NOTHING
     RETURNING org_id, appointment_id
@@ -50,20 +53,31 @@ told AS (
 SELECT appointment_id FROM taken;
 
 -- name: find_lost_bookings
--- Why rows did not take: the same id (an earlier attempt took, or a tombstone), or the same idempotency key.
-SELECT w.appointment_id AS wanted_id, a.appointment_id, a.status::text AS status, a.fingerprint, e.data
+-- Why rows did not take: the same id (an earlier attempt took, or a tombstone), or the same idempotency key, of a
+-- booking or of another write; `held` says that the other write is still being carried out.
+SELECT w.appointment_id AS wanted_id, a.appointment_id, a.status::text AS status, a.fingerprint, e.data, false AS held
 FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS w (org_id, appointment_id, idempotency_key)
 JOIN appointments AS a
     ON a.org_id = w.org_id
     AND (a.appointment_id = w.appointment_id OR a.idempotency_key = w.idempotency_key)
-LEFT JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1;
+LEFT JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1
+UNION ALL
+SELECT w.appointment_id, NULL, NULL, r.fingerprint, NULL, coalesce(r.held_until > now(), false)
+FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS w (org_id, appointment_id, idempotency_key)
+JOIN idempotency_records AS r ON r.org_id = w.org_id AND r.key = w.idempotency_key;
 
 -- name: find_by_idempotency_key
--- The finished answer of a booking by its idempotency key.
-SELECT a.appointment_id, a.fingerprint, e.data
+-- The finished answer of a booking by its idempotency key; of another write's key that it is taken.
+SELECT a.fingerprint, e.data, 0 AS place
 FROM appointments AS a
 JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1
-WHERE a.org_id = $1 AND a.idempotency_key = $2;
+WHERE a.org_id = $1 AND a.idempotency_key = $2
+UNION ALL
+SELECT r.fingerprint, NULL, 1
+FROM idempotency_records AS r
+WHERE r.org_id = $1 AND r.key = $2 AND (r.status IS NOT NULL OR r.held_until <= now())
+ORDER BY place
+LIMIT 1;
 
 -- name: bury_claim
 -- A tombstone under a claim's id, so that an insert of the same id that is still under way loses.

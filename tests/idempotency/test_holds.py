@@ -1,0 +1,174 @@
+"""Who holds a key may complete it, and nobody else; without Redis Postgres alone decides; secrets are not kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import orjson
+import pytest
+from sanic.response import HTTPResponse
+
+from service.api.endpoint import Call, Route
+from service.app import Services
+from service.claims.connection import connect
+from service.claims.marks import KeyMarks
+from service.claims.scripts import Scripts
+from service.db.idempotency import Completion, FinalAnswer, KeyHold, KeyRecords
+from service.errors import IdempotencyInProgress, OutcomeUnknown, SlotUnavailable
+from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
+from service.processes import carry_out_once
+from tests.api.client import Client
+from tests.api_people.conftest import served
+from tests.idempotency.writes import EXAMPLES, counted, difference, time_passes
+from tests.servers import free_port
+
+ANSWER = FinalAnswer(200, {"ETag": '"v1"'}, b"{}")
+
+
+@pytest.mark.parametrize(
+    "name", ["create_coach", "put_appointment", "end_time_off", "create_contact", "change_calendar"]
+)
+async def test_who_took_so_long_that_the_request_was_taken_over_has_no_effect(
+    services: Services, api: Client, second: Client, sql: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write, key = await EXAMPLES[name].ready(api, 0), uuid4().hex
+    before, standing, go_on = await counted(sql), asyncio.Event(), asyncio.Event()
+    really = CarryOutOnce._carry_out
+
+    async def stands_still(self: CarryOutOnce, *given: Any) -> Any:
+        if not standing.is_set():
+            standing.set()
+            await go_on.wait()
+        return await really(self, *given)
+
+    monkeypatch.setattr(CarryOutOnce, "_carry_out", stands_still)
+    slow = asyncio.ensure_future(write(api, key))
+    await standing.wait()
+    await time_passes(sql, services.redis)
+    quick = await write(second, key)
+    assert 200 <= quick.status < 300, quick.raw
+    go_on.set()
+    late = await slow
+    # What it finds is what the other has done, or that it is not its turn any more; never a second effect.
+    assert late.status in (404, 409, quick.status), late.raw
+    assert difference(before, await counted(sql)) == EXAMPLES[name].adds
+    assert (await write(api, key)).raw == quick.raw
+
+
+async def test_a_change_is_written_with_its_answer_and_not_at_all_when_the_hold_is_lost(
+    services: Services, org: int, api: Client, sql: Any
+) -> None:
+    path = (await EXAMPLES["confirm_appointment"].ready(api, 0)).path
+    appointment_id, records = UUID(path.split("/")[3]), KeyRecords(services.database)
+    hold = await records.begin(org, "key-1", b"\0" * 16, uuid4(), 60)
+    assert hold is not None
+    lost = msgspec.structs.replace(hold, owner=uuid4())
+    before = await counted(sql)
+    for held in (lost, hold):
+        confirm = services.change.confirm(
+            org,
+            appointment_id,
+            actor="tests",
+            correlation_id="corr-1",
+            complete=lambda _, held=held: Completion(held, ANSWER),
+        )
+        if held is lost:
+            with pytest.raises(IdempotencyInProgress):
+                await confirm
+            assert difference(before, await counted(sql)) == {}
+        else:
+            await confirm
+    assert difference(before, await counted(sql)) == {"events": 1}
+    record = await records.find(org, "key-1")
+    assert record is not None
+    assert record.answer == ANSWER
+    assert not await records.complete(Completion(hold, ANSWER))
+
+
+@pytest.fixture
+async def alone(services: Services) -> AsyncIterator[Callable[[], CarryOutOnce]]:
+    """Makes the operation as one process has it whose Redis is away."""
+    away = connect(f"redis://127.0.0.1:{free_port()}", timeout_s=0.1)
+    marks = KeyMarks(away, Scripts(away), services.shards, mark_ttl_ms=1000, answer_ttl_ms=1000)
+
+    def make() -> CarryOutOnce:
+        once = carry_out_once(services)
+        once._marks = marks
+        return once
+
+    yield make
+    await away.aclose()
+
+
+async def test_without_redis_two_processes_carry_a_request_out_once(
+    org: int, alone: Callable[[], CarryOutOnce]
+) -> None:
+    processes, done = [alone(), alone()], list[int]()
+    request = KeyedRequest(org, uuid4().hex, "a" * 32)
+
+    async def work(_: KeyHold) -> int:
+        await asyncio.sleep(0)
+        done.append(1)
+        return len(done)
+
+    answers = await asyncio.gather(*(processes[n % 2](request, work, lambda _: ANSWER) for n in range(20)))
+    assert done == [1]
+    assert sorted(map(repr, answers)) == sorted(["1", *[repr(Replay(ANSWER))] * 19])
+
+
+async def test_an_unknown_outcome_goes_on_with_the_same_operation_and_a_refusal_with_another(
+    org: int, once: CarryOutOnce
+) -> None:
+    request, operations = KeyedRequest(org, uuid4().hex, "a" * 32), list[Any]()
+    problems: list[Exception] = [OutcomeUnknown("lost"), ZeroDivisionError(), SlotUnavailable("taken")]
+
+    async def work(hold: KeyHold) -> None:
+        operations.append(hold.operation)
+        if problems:
+            raise problems.pop(0)
+
+    for kind in (OutcomeUnknown, ZeroDivisionError, SlotUnavailable):
+        with pytest.raises(kind):
+            await once(request, work, lambda _: ANSWER)
+    assert await once(request, work, lambda _: ANSWER) is None
+    first, second, third, fourth = operations
+    assert first == second == third
+    assert fourth != first
+
+
+async def test_a_secret_is_shown_once_and_kept_nowhere(services: Services, api: Client, sql: Any) -> None:
+    secret, key = f"whsec_{uuid4().hex}", uuid4().hex
+
+    async def handler(call: Call) -> HTTPResponse:
+        body = orjson.dumps({"endpoint_id": str(call.operation), "secret": secret, "url": "https://example.com"})
+        return HTTPResponse(body, 201, {"Location": "/x"}, "application/json")
+
+    route = Route(
+        method="POST",
+        path="/api/secrets",
+        operation_id="make_secret",
+        summary="Make a secret",
+        handler=handler,
+        scope="admin",
+        tag="tests",
+        status=201,
+        idempotency="optional",
+    )
+    async with served(services, route) as client:
+        first = await client("POST", "/api/secrets", headers={"Idempotency-Key": key})
+        answers = [first] + [await client("POST", "/api/secrets", headers={"Idempotency-Key": key}) for _ in range(2)]
+        await services.redis.flushall()
+        answers.append(await client("POST", "/api/secrets", headers={"Idempotency-Key": key}))
+    assert first.json["secret"] == secret
+    rest = {name: value for name, value in first.json.items() if name != "secret"}
+    assert [answer.json for answer in answers[1:]] == [rest] * 3
+    assert {(answer.status, answer.headers["Location"]) for answer in answers} == {(201, "/x")}
+    kept = await sql.fetchval("SELECT body FROM idempotency_records WHERE key = $1", key)
+    assert orjson.loads(kept) == rest
+    for name in [name async for name in services.redis.scan_iter("{s0}:answer:*")]:
+        found: Any = await services.redis.get(name)
+        assert secret.encode() not in found
