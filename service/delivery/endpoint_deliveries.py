@@ -161,6 +161,7 @@ class EndpointDeliveries:
             metrics=self._metrics,
             chance=self._chance,
             at_once=AT_ONCE,
+            clock=self._clock,
             label=_LABEL,
             endpoint_id=callee.endpoint_id,
         )

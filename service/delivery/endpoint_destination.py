@@ -107,7 +107,7 @@ def _told(made: Attempt) -> Told:
     if made.succeeded:
         return told
     if made.forbidden:
-        return msgspec.structs.replace(told, outcome=Outcome.REFUSED, unwell=False, called=False)
+        return msgspec.structs.replace(told, outcome=Outcome.REFUSED, unwell=False)
     if made.status is not None and 300 <= made.status < 400:
         error = f"redirects are refused: {made.why}"
         return msgspec.structs.replace(told, outcome=Outcome.REFUSED, error=error)

@@ -1,4 +1,6 @@
-"""Checking what somebody signed, after the Standard Webhooks specification (v1: HMAC-SHA256 of `id.timestamp.body`).
+"""Signing what we send and checking what others signed, after the Standard Webhooks specification.
+
+Version 1 is the HMAC-SHA256 of `id.timestamp.body`.
 
 A message may carry several signatures and a receiver may know several secrets; one pair that fits is enough, which is
 how a secret is changed without a gap. Every pair is compared, each in constant time, so that how long it took says
@@ -30,6 +32,13 @@ def new_secret() -> bytes:
 def secret_text(secret: bytes) -> str:
     """A secret as its owner is told it: `whsec_` and base64."""
     return _PREFIX + base64.b64encode(secret).decode()
+
+
+def signatures_of(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:
+    """The `webhook-signature` header: one `v1,…` a key, separated by spaces. `timestamp` in Unix seconds."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    made = (base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode() for key in keys)
+    return " ".join(f"v1,{signature}" for signature in made)
 
 
 def is_signed(

@@ -16,7 +16,7 @@ import uuid_utils
 from service.db.endpoints import EndpointRecord, EndpointState, EndpointStore
 from service.db.idempotency import Complete, completing
 from service.domain.addresses import check_url
-from service.domain.signing import new_secret, secret_text
+from service.domain.signed_message import new_secret, secret_text
 from service.errors import InvalidRequest, StateConflict
 from service.logs import get_logger
 from service.operations.change_roster import ChangeRoster

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from service.clock import Clock
-from service.domain.signing import signatures
+from service.domain.signed_message import signatures_of
 from service.outside.http import EXCERPT_BYTES, Attempt, attempt
 
 
@@ -39,7 +39,7 @@ class EndpointCaller:
             headers={
                 "webhook-id": message.message_id,
                 "webhook-timestamp": str(timestamp),
-                "webhook-signature": signatures(secrets, message.message_id, timestamp, message.body),
+                "webhook-signature": signatures_of(secrets, message.message_id, timestamp, message.body),
                 "X-Correlation-ID": message.correlation_id,
             },
             timeout_s=self._timeout_s,

@@ -205,6 +205,8 @@ async def test_the_refusal_stands_in_the_delivery(bench: Bench, hooks: Hooks, gu
 
         await eventually(ended, what="the end of the delivery")
     (row,) = await hooks.deliveries(told)
-    assert "the address is refused: it is not a public one" in row["last_error"]
-    assert row["last_status"] is None
+    (tried,) = await bench.sql("SELECT * FROM delivery_attempts WHERE destination = $1", row["destination"])
+    for said in (row["last_error"], tried["answer"]):
+        assert "the address is refused: it is not a public one" in said
+    assert row["last_status"] is tried["status"] is None
     assert receiver.seen == []
