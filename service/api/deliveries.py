@@ -130,7 +130,6 @@ class DeliveryRoutes:
                 idempotency="optional",
                 answer=DeliveryShape,
                 status=202,
-                idempotency="optional",
                 errors=(404, 409),
             ),
             Route(
@@ -144,7 +143,6 @@ class DeliveryRoutes:
                 idempotency="optional",
                 answer=DeadReplayed,
                 status=202,
-                idempotency="optional",
                 errors=(404,),
             ),
         ]

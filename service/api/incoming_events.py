@@ -91,7 +91,6 @@ class IncomingEventRoutes:
                 idempotency="optional",
                 answer=EventState,
                 status=202,
-                idempotency="optional",
                 errors=(404, 409),
             ),
             Route(
@@ -105,7 +104,6 @@ class IncomingEventRoutes:
                 idempotency="optional",
                 answer=CalendarSecretShape,
                 status=201,
-                idempotency="optional",
             ),
         ]
 

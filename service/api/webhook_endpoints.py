@@ -99,7 +99,6 @@ class WebhookEndpointRoutes:
                 body_required=True,
                 answer=EndpointWithSecret,
                 status=201,
-                idempotency="optional",
                 errors=(409,),
             ),
             Route(
@@ -136,7 +135,6 @@ class WebhookEndpointRoutes:
                 body=ChangeEndpoint,
                 body_required=True,
                 answer=EndpointShape,
-                idempotency="optional",
                 errors=(404,),
             ),
             Route(
@@ -149,7 +147,6 @@ class WebhookEndpointRoutes:
                 tag="webhooks",
                 idempotency="optional",
                 answer=EndpointShape,
-                idempotency="optional",
                 errors=(404,),
             ),
             Route(
@@ -162,7 +159,6 @@ class WebhookEndpointRoutes:
                 tag="webhooks",
                 idempotency="optional",
                 answer=EndpointWithSecret,
-                idempotency="optional",
                 errors=(404,),
             ),
         ]
