@@ -1,10 +1,11 @@
-"""A CRM and an external calendar at their worst: each request is answered by chance, and every one is remembered."""
+"""Receivers at their worst: each request is answered by chance, and every one is remembered."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -17,11 +18,16 @@ POISON = "poison"
 class Receiver:
     """Answers 200, 500, 429 with Retry-After, not at all, or by a reset; what names the poison is always refused.
 
-    `seen` holds, by idempotency key, the distinct requests (path and body) that came under it; `done` the keys that
-    were answered 200.
+    `seen` holds, by what names the message (the header `key`), the distinct requests (path and body) that came under
+    it; `done` those that were answered 200. `check` looks at every request and raises when it is not as it must be;
+    what it raised is in `wrong`.
     """
 
     chance: random.Random
+    key: str = "X-Idempotency-Key"
+    refusal: int = 400
+    check: Callable[[bytes, dict[str, str]], object] = lambda _body, _headers: None
+    wrong: list[Exception] = field(default_factory=list)
     calm: bool = False
     seen: dict[str, set[tuple[str, bytes]]] = field(default_factory=lambda: defaultdict(set))
     done: list[str] = field(default_factory=list)
@@ -37,11 +43,15 @@ class Receiver:
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.requests += 1
-        key = request.headers.get("X-Idempotency-Key", "")
+        key = request.headers.get(self.key, "")
         if key:
             self.seen[key].add((request.path, body))
+        try:
+            self.check(body, {name.lower(): value for name, value in request.headers.items()})
+        except Exception as problem:
+            self.wrong.append(problem)
         if POISON.encode() in body:
-            return web.json_response({"error": "never"}, status=400)
+            return web.json_response({"error": "never"}, status=self.refusal, headers={"Location": "/elsewhere"})
         mood = 1.0 if self.calm else self.chance.random()
         if mood < 0.12:
             return web.json_response({"error": "broken"}, status=500)

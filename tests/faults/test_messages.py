@@ -15,12 +15,14 @@ from uuid import UUID
 
 import orjson
 import pytest
+from standardwebhooks import Webhook
 
 from service.app import Services
 from service.domain.event import EventType, heard_by
 from service.errors import SlotUnavailable
 from service.operations.claiming import RateSeen
 from service.operations.plan_move import MoveWish
+from service.processes import manage_endpoints
 from tests.delivery.test_every_event_arrives import serving
 from tests.faults.receiver import POISON, Receiver
 from tests.faults.workers import working
@@ -32,8 +34,7 @@ SEED = int(os.environ.get("FAULT_SEED", "7"))
 KILLS = max(4, CHANGES // 100)
 WITHIN_S = 60.0 + CHANGES / 4
 WHO: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
-# The calendar's requests carry no key of ours: it knows a block by its time and by the id it gave.
-KEYED = "crm"
+STREAMS = ("crm", "calendar-blocks", "notifications", "endpoints", "endpoint-deliveries")
 
 
 async def changes(services: Services, org: int, count: int, chance: Random) -> int:
@@ -70,7 +71,7 @@ async def ledger(services: Services, org: int) -> tuple[list[Any], dict[tuple[st
     """Every event, and the state of each delivery by (event id, destination)."""
     async with services.database.writing() as connection:
         events = await connection.fetch(
-            "SELECT appointment_id, sequence, type, reason FROM events WHERE org_id = $1"
+            "SELECT appointment_id, sequence, type, reason, data FROM events WHERE org_id = $1"
             " ORDER BY appointment_id, sequence",
             org,
         )
@@ -84,7 +85,16 @@ async def ledger(services: Services, org: int) -> tuple[list[Any], dict[tuple[st
 async def test_each_event_reaches_each_destination(services: Services, org: int, tmp_path: Path, emptied: bool) -> None:
     chance = Random(SEED)
     crm, calendar = Receiver(Random(SEED + 1)), Receiver(Random(SEED + 2))
-    async with serving(crm.app) as crm_url, serving(calendar.app) as calendar_url:
+    # A redirect is what an endpoint is never asked again for.
+    endpoint = Receiver(Random(SEED + 3), key="webhook-id", refusal=302)
+    async with (
+        serving(crm.app) as crm_url,
+        serving(calendar.app) as calendar_url,
+        serving(endpoint.app) as endpoint_url,
+    ):
+        told = await manage_endpoints(services).register(org, endpoint_url, [kind.value for kind in EventType], None)
+        endpoint.check = Webhook(told.secret).verify
+        name_of_endpoint = f"endpoint:{told.endpoint.endpoint_id}"
         assert services.settings.database_url is not None
         assert services.settings.redis_url is not None
         environment = {
@@ -97,6 +107,7 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
             "WEBHOOK_TIMEOUT_MS": "300",
             "WEBHOOK_RETRY_DELAY_MS": "20",
             "WEBHOOK_RETRY_ATTEMPTS": "100",
+            "WEBHOOK_ALLOW_PRIVATE": "true",
             "RECLAIM_IDLE_MS": "1500",
             "SWEEP_INTERVAL_MS": "500",
             "SWEEP_OVERDUE_MS": "2000",
@@ -106,16 +117,16 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
         async with working(environment, tmp_path / "workers.log", chance, 2) as workers:
             making = asyncio.ensure_future(changes(services, org, CHANGES, Random(SEED)))
             for kill in range(KILLS):
-                before = crm.requests + calendar.requests
+                before = [(receiver, receiver.requests) for receiver in (crm, calendar, endpoint)]
 
-                def at_work(before: int = before) -> bool:
-                    return crm.requests + calendar.requests >= before + 15
+                def at_work(before: list[tuple[Receiver, int]] = before) -> bool:
+                    return all(receiver.requests >= seen + 8 for receiver, seen in before)
 
                 await eventually(at_work, within_s=WITHIN_S, what="workers at work")
                 workers.kill_one()
                 if emptied and kill == KILLS // 2:
                     await services.redis.flushall()
-            crm.calm = calendar.calm = True
+            crm.calm = calendar.calm = endpoint.calm = True
 
             async def heard() -> bool:
                 if not making.done():
@@ -125,7 +136,7 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
                     (f"{e['appointment_id']}.{e['sequence']}", destination.value)
                     for e in events
                     for destination in heard_by(EventType(e["type"]))
-                }
+                } | {(f"{e['appointment_id']}.{e['sequence']}", name_of_endpoint) for e in events}
                 return all(states.get(one) in ("delivered", "dead") for one in wanted)
 
             await eventually(heard, within_s=WITHIN_S, what="every event heard")
@@ -144,19 +155,28 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
                 assert not await services.redis.exists(keys.way(name))
         assert workers.killed == KILLS
         assert crm.requests > len(crm.seen), "nothing was tried twice"
+        assert endpoint.requests > len(endpoint.seen), "nothing was tried twice"
     events, states = await ledger(services, org)
     sequences: dict[UUID, list[int]] = {}
     for event in events:
         sequences.setdefault(event["appointment_id"], []).append(event["sequence"])
     assert all(found == list(range(1, len(found) + 1)) for found in sequences.values()), "a gap"
-    assert all(len(requests) == 1 for requests in crm.seen.values()), "one id, and not the same bytes"
-    dead = {event_id for (event_id, _), state in states.items() if state == "dead"}
+    assert endpoint.wrong == [], "a signature that does not verify"
+    dead = {one for one, state in states.items() if state == "dead"}
+    # The CRM cannot take a reason, the endpoint what is noted with an appointment.
     poison = {
-        f"{e['appointment_id']}.{e['sequence']}"
+        (f"{e['appointment_id']}.{e['sequence']}", name)
         for e in events
-        if e["type"] == "appointment.cancelled" and e["reason"] == POISON
+        for name, poisoned in (
+            ("crm", e["type"] == "appointment.cancelled" and e["reason"] == POISON),
+            (name_of_endpoint, orjson.loads(e["data"])["metadata"]["why"] == POISON),
+        )
+        if poisoned
     }
     assert dead == poison
-    delivered = {event_id for (event_id, name), state in states.items() if name == KEYED and state == "delivered"}
-    assert delivered <= set(crm.done), "said to be heard, and never answered so"
+    for receiver, heard_of in ((crm, "crm"), (endpoint, name_of_endpoint)):
+        same = [len(requests) == 1 for requests in receiver.seen.values()]
+        assert all(same), "one id, and not the same bytes"
+        delivered = {event_id for (event_id, name), state in states.items() if (name, state) == (heard_of, "delivered")}
+        assert delivered <= set(receiver.done), "said to be heard, and never answered so"
     assert Counter(states.values())["delivered"] > CHANGES
