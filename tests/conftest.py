@@ -32,7 +32,8 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
     """One Postgres for the session."""
     binaries = os.environ.get("TEST_POSTGRES_BIN")
     with folder_of_its_own() as folder:
-        server = EmbeddedPostgres(folder, binaries=Path(binaries) if binaries else None)
+        # Dropping a database writes all others out first; it is quick where nothing must outlive the machine.
+        server = EmbeddedPostgres(folder, binaries=Path(binaries) if binaries else None, durable=False)
         server.start()
         yield server
         server.stop()

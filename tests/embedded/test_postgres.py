@@ -204,3 +204,18 @@ def test_a_socket_folder_that_somebody_else_put_there_is_refused(tmp_path: Path)
     with pytest.raises(Unavailable, match="belongs to another user"):
         open_socket_folder(trap, unprivileged_account(tmp_path / "postgres"))
     assert trap.is_symlink()
+
+
+def test_a_server_that_need_not_outlive_the_machine_keeps_what_was_written_when_it_is_killed() -> None:
+    with folder_of_its_own() as folder:
+        postgres = EmbeddedPostgres(folder, durable=False)
+        postgres.start()
+        _query(postgres.url, "CREATE TABLE kept (word text)")
+        assert _query(postgres.url, "SHOW fsync")[0][0] == "off"
+        _keep(postgres.url, "once")
+        assert postgres.pid is not None
+        os.kill(postgres.pid, signal.SIGKILL)
+        wait_for(lambda: not postgres.alive())
+        postgres.start()
+        assert _kept(postgres.url) == {"once"}
+        postgres.stop()
