@@ -179,6 +179,7 @@ async def open_services(
                 appointments=appointments,
                 rosters=rosters,
                 claiming=claiming,
+                grid=grid,
                 settle=settle,
                 tasks=tasks,
                 clock=clock,

@@ -16,7 +16,7 @@ from service.api.shapes import AvailabilityShape
 from service.claims.scripts import ClaimOutcome
 from service.clock import Clock
 from service.domain.appointment import show_time
-from service.domain.calendar import Roster, earliest_start
+from service.domain.calendar import Roster, earliest_start, latest_start
 from service.domain.grid import cell_of, five_minute_ceil, five_minute_floor, instant_of
 from service.errors import InvalidRequest
 from service.operations.find_availability import FindAvailability, FreeSlots
@@ -25,6 +25,7 @@ from service.operations.rosters import Rosters
 MOST_ROWS = 20_000
 DEFAULT_DAYS = 7
 MOST_DAYS = 31
+FIRST_YEAR, LAST_YEAR = 1970, 2199
 
 
 class AvailabilityRoutes:
@@ -86,8 +87,11 @@ class AvailabilityRoutes:
             end = start + timedelta(days=days)
         except OverflowError:
             raise InvalidRequest([("from", "is too far away")]) from None
+        if start.year < FIRST_YEAR or end.year > LAST_YEAR:
+            raise InvalidRequest([("from", "is too far away")])
         first_cell = cell_of(five_minute_ceil(max(start, earliest_start(calendar, now))))
-        etag = _etag(roster, reply.second, first_cell, start, query)
+        last_cell = cell_of(min(end, latest_start(calendar, now)))
+        etag = _etag(roster, reply.second, (first_cell, last_cell), start, query)
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
         if etag in {tag.strip() for tag in (call.header("if-none-match") or "").split(",")}:
             return HTTPResponse(status=304, headers=headers)
@@ -96,9 +100,9 @@ class AvailabilityRoutes:
         return HTTPResponse(body, 200, headers, "application/json")
 
 
-def _etag(roster: Roster, revision: int, first_cell: int, start: datetime, query: dict[str, str]) -> str:
+def _etag(roster: Roster, revision: int, cells: tuple[int, int], start: datetime, query: dict[str, str]) -> str:
     """Everything the answer depends on: the grid's revision, the roster, the question, and how far time has come."""
-    parts = [roster.org, roster.version, revision, first_cell, start.isoformat(), sorted(query.items())]
+    parts = [roster.org, roster.version, revision, cells, start.isoformat(), sorted(query.items())]
     return f'"{hashlib.blake2b(orjson.dumps(parts), digest_size=12).hexdigest()}"'
 
 

@@ -27,6 +27,7 @@ from service.api.people_shapes import (
 from service.api.shapes import Reason
 from service.db.time_off import TimeOffRecord
 from service.domain.appointment import show_time
+from service.errors import OutcomeUnknown
 from service.operations.time_off import Absence, TimeOff
 from service.operations.treat_appointments import Existing
 
@@ -163,6 +164,8 @@ class TimeOffRoutes:
             correlation_id=call.correlation_id,
             time_off_id=call.operation,
         )
+        if not away.finished:
+            raise OutcomeUnknown("not every appointment in the period could be treated yet")
         shown = _shown(away.period, coach_id, None if name is None else ZoneInfo(name))
         shown["affected"] = [
             {"appointment_id": one.appointment_id, "outcome": one.outcome.value, "coach_id": one.coach_id}

@@ -7,6 +7,7 @@ only if nothing was settled, released or repaired there since.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from service.domain.plane import bitmap, packed_i32, packed_u16, packed_u32, tea
 from service.errors import Unavailable
 
 _REPAIR_MARKS_LIVE_MS = 60_000
+_LATE_DAYS_LIVE_MS = 3_600_000
 
 
 class PendingEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -185,9 +187,11 @@ class GridStore:
         counts: Sequence[int],
         known: Sequence[str],
     ) -> DeriveOutcome:
-        """Create a day; it expires two days after it is over."""
+        """Create a day; it expires two days after it is over, or an hour from now when that is past."""
+        # By the machine's clock, which is Redis' in this: an expired day could not be created at all.
+        expire_at_ms = max((day + 3) * 86_400_000, round(time.time() * 1000) + _LATE_DAYS_LIVE_MS)
         keys, org = self._shards.of(roster.org), roster.org
-        entry = [org, day, roster.version, roster.width, nonce, (day + 3) * 86_400_000, list(known)]
+        entry = [org, day, roster.version, roster.width, nonce, expire_at_ms, list(known)]
         async with _redis_errors():
             return await self._scripts.derive_day(
                 self._day_keys(org, day, keys.repairs, keys.roster(org)),

@@ -114,6 +114,12 @@ class Database:
             return await connection.fetch(statement(name), *arguments)
 
     @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Any]:
+        """A connection on which every read sees the same moment. Raises Unavailable."""
+        async with self._reading() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Any]:
         """A transaction on a connection of the pool. Raises like `write`."""
         async with self.writing() as connection, connection.transaction():

@@ -186,9 +186,11 @@ class IncomingStore:
         row = await self._database.first("get_webhook_event", org, event_id)
         return None if row is None else incoming_event(row)
 
-    async def mark(self, org: int, event_id: str, state: str, attempts: int, error: str | None) -> None:
-        """Write where an event's processing stands; a processed one stays processed."""
-        await self._database.write("mark_webhook_event", org, event_id, state, attempts, error)
+    async def mark(
+        self, org: int, event_id: str, state: str, attempts: int, error: str | None, *, replays: int = 0
+    ) -> None:
+        """Write where an event's processing stands; a processed one stays processed, and so does a later replay."""
+        await self._database.write("mark_webhook_event", org, event_id, state, attempts, error, replays)
 
     async def unfinished(self, org: int, before: datetime, most: int) -> list[str]:
         """Ids of events accepted before `before` and not finished, oldest first."""

@@ -19,7 +19,7 @@ from service.db.statements import statement
 from service.domain.event import EventRef
 
 # Events looked through for a page.
-MOST_SCANNED = 500
+MOST_SCANNED = 200
 IN_TROUBLE = ("dead", "retrying")
 _FIRST = UUID(int=0)
 _LAST = UUID(int=2**128 - 1)

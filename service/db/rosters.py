@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Any
 
 from service.db.connection import Database
+from service.db.statements import statement
 from service.domain.assignment import APPOINTMENT_UNITS, Strategy, deficit_deltas, unpack_considered
 from service.domain.calendar import Calendar, Coach, Roster
 from service.domain.grid import cell_of, day_start, row_bytes
@@ -143,19 +144,20 @@ class RosterStore:
         }
 
     async def day_source(self, roster: Roster, day: int, columns: Sequence[int] | None = None) -> DaySource:
-        """What the columns (all when None) of one day are derived from."""
+        """What the columns (all when None) of one day are derived from, as of one moment.
+
+        Of two moments an appointment committed in between would be known by its count and missing from the cells.
+        """
         wanted = None if columns is None else list(columns)
         start, end = day_start(day), day_start(day + 1)
         closed: dict[int, list[tuple[datetime, datetime]]] = {}
-        for row in await self._database.fetch("closed_periods", roster.org, wanted, start, end):
-            closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
-        placements = [
-            _coach_day(row) for row in await self._database.fetch("live_placements", roster.org, wanted, start, end)
-        ]
-        counted = [
-            _coach_day(row) for row in await self._database.fetch("live_counts", roster.org, wanted, start.date())
-        ]
-        return DaySource(await self.schedules(roster, columns, day, day), closed, placements, counted)
+        async with self._database.snapshot() as connection:
+            for row in await connection.fetch(statement("closed_periods"), roster.org, wanted, start, end):
+                closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
+            placed = await connection.fetch(statement("live_placements"), roster.org, wanted, start, end)
+            counted = await connection.fetch(statement("live_counts"), roster.org, wanted, start.date())
+        schedules = await self.schedules(roster, columns, day, day)
+        return DaySource(schedules, closed, [_coach_day(row) for row in placed], [_coach_day(row) for row in counted])
 
     async def deficits(self, roster: Roster) -> dict[int, int]:
         """What each coach is owed by Postgres' account, in millionths of an appointment; sums to 0."""

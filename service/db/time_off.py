@@ -16,7 +16,7 @@ import msgspec
 from service.db.connection import Database
 from service.db.idempotency import Complete, complete_within
 from service.db.statements import statement
-from service.errors import NotFound, OutcomeUnknown
+from service.errors import NotFound, OutcomeUnknown, Unavailable
 
 ATTEMPTS = 4
 
@@ -114,12 +114,18 @@ class TimeOffStore:
 
     async def _written(self, name: str, *arguments: Any) -> tuple[list[Any], bool]:
         """(rows of a statement that may be run again, whether it was)."""
-        for attempt in range(1, ATTEMPTS):
+        unknown: OutcomeUnknown | None = None
+        for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._database.write(name, *arguments), attempt > 1
-            except OutcomeUnknown:
-                await asyncio.sleep(0.05 * 2**attempt)
-        return await self._database.write(name, *arguments), True
+                return await self._database.write(name, *arguments), unknown is not None
+            except OutcomeUnknown as problem:
+                unknown = problem
+            except Unavailable:
+                # Only while every reply came does this mean that nothing was written.
+                if unknown is None:
+                    raise
+            await asyncio.sleep(0.05 * 2**attempt)
+        raise unknown or AssertionError("an attempt ends by itself unless its answer was lost")
 
 
 def _record(row: Any) -> TimeOffRecord:

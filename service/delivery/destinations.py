@@ -19,6 +19,8 @@ from service.outside.calendar_api import AlreadyBlocked, Blocked, CalendarApi, N
 from service.outside.crm import Crm, CrmCancelled, CrmCreated, CrmUpdated
 from service.outside.http import Attempt
 
+LONGEST_REFERENCE = 255
+
 
 class Outcome(StrEnum):
     """What came of an attempt. failed: it may go better later. refused: it never will."""
@@ -122,7 +124,7 @@ class CrmDestination:
                 updated = CrmUpdated(appointment_id=seen.appointment_id, status=seen.status)
                 made = await self._crm.updated(updated, key, thread)
         crm_id = made.json().get("crm_id")
-        return Told.of(made, reference=crm_id if isinstance(crm_id, str) else None)
+        return Told.of(made, reference=_reference(crm_id))
 
 
 class CalendarDestination:
@@ -162,7 +164,7 @@ class CalendarDestination:
         )
         match result:
             case Blocked(block_id, made):
-                return Told.of(made, reference=block_id)
+                return Told.of(made, reference=_reference(block_id))
             case AlreadyBlocked(made):
                 return Told(outcome=Outcome.DELIVERED, status=made.status, answer=made.excerpt)
             case NotDone(made):
@@ -176,6 +178,11 @@ class CalendarDestination:
         if isinstance(result, NotDone):
             return Told.of(result.made)
         return Told(outcome=Outcome.DELIVERED, status=result.made.status, answer=result.made.excerpt)
+
+
+def _reference(value: object) -> str | None:
+    """What a receiver calls it, if that is a name that can be kept."""
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_REFERENCE else None
 
 
 def _appointment(event: Event) -> _Told:

@@ -29,6 +29,8 @@ from service.metrics import Metrics
 from service.outside.breaker import Breaker
 
 AT_ONCE = 64
+# Of a dead letter: the whole answer is kept with the delivery.
+LONGEST_LETTER = 200
 _LONGEST_WAIT_S = 0.25
 # An event is committed before it is announced: one that stays missing was never committed.
 _TRIES_FOR_A_MISSING_EVENT = 5
@@ -203,7 +205,7 @@ class Dispatcher:
             await stream.later(entry, delay_ms, attempt + 1)
         else:
             _log.error("delivery dead", destination=record.destination, event_id=ref.event_id, error=told.error)
-            await stream.bury(entry, attempt, told.error or "")
+            await stream.bury(entry, attempt, (told.error or "")[:LONGEST_LETTER])
 
     async def _missing(self, stream: Stream, entry: Entry) -> None:
         if entry.attempt < _TRIES_FOR_A_MISSING_EVENT:

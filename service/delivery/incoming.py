@@ -95,7 +95,7 @@ class Incoming:
             state = "dead"
         await patiently(
             "mark an event",
-            lambda: self._store.mark(event.org, event.event_id, state, attempt, error),
+            lambda: self._store.mark(event.org, event.event_id, state, attempt, error, replays=event.replays),
             self._chance,
         )
         self._counted[state].inc()

@@ -51,6 +51,9 @@ class UnderWay:
         except BaseException:
             work.close()
             raise
+        if entry_id in self._tasks:  # taken over from ourselves while both waited
+            work.close()
+            return
         self._free -= 1
         if not self._free:
             self._freed.clear()

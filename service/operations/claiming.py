@@ -6,9 +6,12 @@ there, is told so, learns it here and asks again.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
+from service.domain.grid import CELL_MINUTES
 from service.errors import RateLimitExceeded, SlotUnavailable
 from service.metrics import Metrics
 from service.operations.find_availability import FindAvailability
@@ -62,7 +65,10 @@ class Claiming:
 
     async def taken(self, plan: Plan, revision: int) -> SlotUnavailable:
         """The refusal of a time that nobody could take, with the next free ones."""
+        placement = plan.placement
+        # Of the length that was asked for, which need not be the calendar's.
+        calendar = replace(plan.calendar, slot_duration=(placement.end - placement.start) * CELL_MINUTES)
         alternatives = await self._availability.next_free(
-            plan.roster, plan.calendar, plan.coach, plan.placement.starts_at, revision, most=3
+            plan.roster, calendar, plan.coach, placement.starts_at, revision, most=3
         )
         return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})

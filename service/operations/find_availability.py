@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -96,7 +96,8 @@ class FindAvailability:
                 return await self._search(roster, calendar, coach, start, end)
             except _RowsChanged:
                 roster = await self._rosters.get(roster.org)
-                calendar = roster.everyone if calendar.number is None else roster.calendar(calendar.calendar_id)
+                newer = roster.everyone if calendar.number is None else roster.calendar(calendar.calendar_id)
+                calendar = replace(newer, slot_duration=calendar.slot_duration)
                 coach = None if coach is None else roster.coach(coach.coach_id)
         raise Unavailable("the grid kept changing while it was read")
 
@@ -119,6 +120,7 @@ class FindAvailability:
         key = (
             roster.org,
             calendar.number,
+            calendar.slot_duration,
             None if coach is None else coach.column,
             after,
             roster.version,

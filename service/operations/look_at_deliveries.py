@@ -61,6 +61,8 @@ class LookAtDeliveries:
         if self._destinations.way(ref, destination) is None:
             raise StateConflict(f"there is no destination {destination!r} any more", details={"state": before.state})
         heard = await self._destinations.heard(ref.org)
+        if destination not in {one.destination for one in heard if one.type == before.type}:
+            raise StateConflict(f"{destination!r} does not hear of this any more", details={"state": before.state})
         asked = await self._tasks.run(self._log.replay(ref, destination, heard, complete))
         if asked is None:
             now = await self._get(ref, destination)

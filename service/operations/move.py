@@ -13,7 +13,8 @@ import uuid
 import msgspec
 import uuid_utils
 
-from service.claims.messages import Admission, SlotClaim
+from service.claims.grid import GridStore
+from service.claims.messages import Admission, Search, SlotClaim
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
@@ -39,6 +40,7 @@ from service.operations.tracking import TrackedTasks
 
 ATTEMPTS = 6
 PATIENCE_S = 5.0
+_PAUSE_S = 0.05
 
 _log = get_logger("operations.move")
 
@@ -52,6 +54,7 @@ class MoveAppointment:
         appointments: AppointmentStore,
         rosters: Rosters,
         claiming: Claiming,
+        grid: GridStore,
         settle: SettleChange,
         tasks: TrackedTasks,
         clock: Clock,
@@ -60,6 +63,7 @@ class MoveAppointment:
         self._appointments = appointments
         self._rosters = rosters
         self._claiming = claiming
+        self._grid = grid
         self._settle = settle
         self._tasks = tasks
         self._clock = clock
@@ -115,19 +119,28 @@ class MoveAppointment:
             token = uuid.UUID(int=uuid_utils.uuid7().int)
             if move is None:
                 after, considered = with_details(before, wish), None
-                if after == before:
+                if render(after) == render(before):  # Python calls 1 and true equal
                     return before
                 after = msgspec.structs.replace(after, version=before.version + 1, updated_at=self._clock.now())
             else:
                 reply = await self._claim(move, token)
-                if reply.outcome is not ClaimOutcome.CLAIMED:
+                if reply.outcome in LOOK_AGAIN:
                     if clock() >= give_up:
                         break
                     await self._claiming.catch_up(move.plan, reply)
                     continue
+                after = self._moved(move, wish, reply) if reply.outcome is ClaimOutcome.CLAIMED else None
+                if _not_as_wished(move, reply) and await self._is_moving(before, token):
+                    # Its own coach is taken by itself: what another move of it holds is no reason to go elsewhere.
+                    if after is not None:
+                        await self._give_up(token.hex, before, after)
+                    if clock() >= give_up:
+                        break
+                    await asyncio.sleep(_PAUSE_S)
+                    continue
+                if after is None:
+                    raise await self._claiming.taken(move.plan, reply.first)
                 considered = reply.second or None
-                chosen_among = len(reply.second) // 10
-                after = moved(move, with_details(before, wish), reply.first, chosen_among, self._clock.now())
             change = Change(
                 after=after,
                 type=kind_of(before, after),
@@ -164,7 +177,7 @@ class MoveAppointment:
         return move
 
     async def _claim(self, move: MovePlan, token: uuid.UUID) -> ClaimReply:
-        """The gate's reply: claimed, or what there is to catch up with. Raises SlotUnavailable or Unavailable."""
+        """The gate's reply: claimed, taken, or what there is to catch up with. Raises Unavailable."""
         plan = move.plan
         claim = SlotClaim(
             org=plan.roster.org,
@@ -181,11 +194,22 @@ class MoveAppointment:
             own=move.own,
         )
         reply = await self._claiming.ask(Admission(plan.roster.org, claim=claim), RateSeen())
-        if reply.outcome is ClaimOutcome.TAKEN:
-            raise await self._claiming.taken(plan, reply.first)
-        if reply.outcome is not ClaimOutcome.CLAIMED and reply.outcome not in LOOK_AGAIN:
+        if reply.outcome not in {ClaimOutcome.CLAIMED, ClaimOutcome.TAKEN, *LOOK_AGAIN}:
             raise AssertionError(f"the gate answered {reply.outcome} to a move")
         return reply
+
+    def _moved(self, move: MovePlan, wish: MoveWish, reply: ClaimReply) -> Appointment:
+        chosen_among = len(reply.second) // 10
+        return moved(move, with_details(move.before, wish), reply.first, chosen_among, self._clock.now())
+
+    async def _is_moving(self, before: Appointment, token: uuid.UUID) -> bool:
+        """Whether another move of the appointment is under way, or its end not known yet."""
+        pending = await self._grid.pending()
+        return any(
+            entry.kind == "move" and entry.appointment == before.appointment_id.hex
+            for other, entry in pending.items()
+            if other != token.hex
+        )
 
     async def _commit(self, before: Appointment, change: Change) -> bool:
         """Write the change and end its claim; False when it must be looked at again."""
@@ -198,7 +222,7 @@ class MoveAppointment:
             raise
         except Exception:
             if token is not None:
-                await self._settle.free(release_of_new(token.hex, before, after), before, after)
+                await self._give_up(token.hex, before, after)
             raise
         if outcome is ChangeOutcome.DONE:
             await self._settle.announce(after, change.type)
@@ -206,10 +230,26 @@ class MoveAppointment:
                 await self._settle.free(release_of_old(token.hex, before, after), before, after)
             return True
         if token is not None:
-            await self._settle.free(release_of_new(token.hex, before, after), before, after)
+            await self._give_up(token.hex, before, after)
         if outcome is ChangeOutcome.TAKEN:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()
             _log.warning("backstop conflict", coach_id=after.coach_id, start=after.start_time.isoformat())
             await self._settle.repair(after)
         return False
+
+    async def _give_up(self, token: str, before: Appointment, after: Appointment) -> None:
+        """Free the time a move would have had.
+
+        What it has in common with the old time stays; whether the appointment still has that, Postgres knows.
+        """
+        await self._settle.free(release_of_new(token, before, after), before, after)
+        await self._settle.repair(before)
+        await self._settle.repair(after)
+
+
+def _not_as_wished(move: MovePlan, reply: ClaimReply) -> bool:
+    """Whether the gate gave nothing, or another coach although its own was to be kept."""
+    if reply.outcome is ClaimOutcome.TAKEN:
+        return True
+    return move.own.search is Search.KEEP and reply.first != move.own.column

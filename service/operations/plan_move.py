@@ -57,13 +57,13 @@ def plan_move(before: Appointment, wish: MoveWish, roster: Roster, considered: b
     coach = None if wish.coach_id is None else roster.coach(wish.coach_id)
     start = before.start_time if wish.start_time is None else wish.start_time
     length = before.end_time - before.start_time
+    if start != before.start_time:
+        check_start(calendar, start, now)
     end = start + length if wish.end_time is None else wish.end_time
     stays = (start, end) == (before.start_time, before.end_time)
     if stays and not wish.others_only and (coach is None or coach.column == before.column):
         return None
     columns = columns_of(calendar, coach)
-    if start != before.start_time:
-        check_start(calendar, start, now)
     if end - start != length:
         if end <= start:
             raise InvalidRequest([("end_time", "is not after the start")])

@@ -98,9 +98,8 @@ class Reconcile:
             answer = Answer(row["idempotency_key"], row["fingerprint"].hex(), 201, token, row["data"])
         streams = await self._settle.streams(entry.org, EventType.CREATED)
         await self._gate.settle(Settlement(entry.org, token, f"{entry.org} {token} 1", streams, answer))
-        if row["status"] == Status.CANCELLED:
-            # Cancelled before its claim was settled: a repair in between took the claim's time for taken.
-            await self._put_right(entry)
+        # Cancelled or moved before its claim was settled: a repair in between took the claim's time for taken.
+        await self._put_right(entry)
         return "claim settled"
 
     async def _move(self, token: str, entry: PendingEntry) -> str:

@@ -190,7 +190,7 @@ def _retry_after_ms(response: aiohttp.ClientResponse, body: bytes) -> int | None
     if header:
         try:
             when = parsedate_to_datetime(header)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         wait = (when if when.tzinfo else when.replace(tzinfo=UTC)) - datetime.now(UTC)
         return max(0, round(wait.total_seconds() * 1000))

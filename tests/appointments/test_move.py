@@ -167,6 +167,7 @@ async def test_a_confirmation_is_of_the_time_it_was_given_for(api: Api, services
     [
         ({"start_time": "2020-01-01T10:00:00Z"}, "start_time"),
         ({"start_time": "2100-01-01T10:00:00Z"}, "start_time"),
+        ({"start_time": "9999-12-31T23:45:00Z"}, "start_time"),
         ({"start_time": "off the grid"}, "start_time"),
         ({"start_time": "2027-01-01T10:00:00"}, "start_time"),
         ({"end_time": "longer"}, "end_time"),
@@ -278,3 +279,31 @@ async def test_a_booking_for_a_contact_by_id(api: Api, services: Services, org: 
     assert (status, answer["details"]["fields"][0]["field"]) == (400, "contact_id")
     for unknown in ("7b1f6d5e-0000-4000-8000-000000000000", "nobody"):
         assert (await api("POST", "/api/appointments", {**wish, "contact_id": unknown}))[0] == 404
+
+
+async def test_alternatives_are_of_the_length_that_was_asked_for(api: Api, services: Services, org: int) -> None:
+    await api("PATCH", "/api/calendars/cal-1", {"max_duration": 90})
+    start = (await free_starts(services, org))[20]
+    wish = {
+        "calendar_id": "cal-1",
+        "start_time": start.isoformat(),
+        "end_time": (start + timedelta(minutes=90)).isoformat(),
+        "contact_email": "ada@example.com",
+        "coach_id": "coach-1",
+    }
+    assert (await api("POST", "/api/appointments", wish))[0] == 201
+    status, answer = await api("POST", "/api/appointments", wish)
+    assert (status, answer["error"]) == (409, "SLOT_UNAVAILABLE")
+    for alternative in answer["details"]["alternatives"]:
+        begins, ends = instants(alternative)
+        assert ends - begins == timedelta(minutes=90)
+    status, booked = await api("POST", "/api/appointments", {**wish, **answer["details"]["alternatives"][0]})
+    assert status == 201, booked
+
+
+@pytest.mark.parametrize(
+    "query", ["from=0001-01-01T00:00:00Z&timezone=America/New_York", "from=9999-12-30T20:00:00Z&days=1"]
+)
+async def test_availability_of_years_nobody_plans_for_is_refused(api: Api, query: str) -> None:
+    status, answer = await api("GET", f"/api/availability?{query}")
+    assert (status, answer["details"]["fields"][0]["field"]) == (400, "from")

@@ -138,6 +138,7 @@ async def test_which_answers_are_final_and_which_mean_trouble(
         ({"text": "busy"}, None, None),
         ({"text": '{"retry_after": -1}'}, None, None),
         ({"headers": {"Retry-After": "soon"}}, None, None),
+        ({"headers": {"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}}, None, None),
     ],
 )
 async def test_the_wait_asked_for_is_read_from_header_or_body(

@@ -22,6 +22,7 @@ from service.operations.claiming import RateSeen
 from service.operations.plan_move import MoveWish
 from service.operations.settle_change import placement_of
 from tests.operations import steps
+from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
 WHO: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
@@ -255,3 +256,60 @@ async def test_a_lost_answer_to_a_move_is_asked_for_again(
     assert after.version == 2
     assert await services.grid.pending() == {}
     assert await steps.differences(services, org) == 0
+
+
+async def test_its_own_unfinished_move_does_not_send_it_to_another_coach(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(services.appointments, "change", AsyncMock(side_effect=OutcomeUnknown("lost")))
+        with pytest.raises(OutcomeUnknown):
+            await services.move(org, booked.appointment_id, later(booked), **WHO)
+    asked = asyncio.ensure_future(services.move(org, booked.appointment_id, later(booked), **WHO))
+    await steps.expire_pending(services)
+
+    async def reconciled() -> bool:
+        return await services.reconcile() == 1
+
+    await eventually(reconciled, what="the end of the first try")
+    moved = await asked
+    assert (moved.column, moved.version) == (booked.column, 2)
+    assert await steps.differences(services, org) == 0
+    assert await services.grid.pending() == {}
+
+
+async def test_a_cancellation_before_the_claim_of_a_move_leaves_nothing_taken(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    gate = services.gate
+    admit = gate.admit
+
+    async def cancel_first(admission: Any) -> Any:
+        monkeypatch.setattr(gate, "admit", admit)
+        await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+        return await admit(admission)
+
+    monkeypatch.setattr(gate, "admit", cancel_first)
+    with pytest.raises(StateConflict):
+        await services.move(org, booked.appointment_id, later(booked, 15), **WHO)
+    starts = [booked.start_time + timedelta(minutes=m) for m in (-30, 0, 15, 30)]
+    assert await held(services, org, *starts) == [False] * 4
+    assert await steps.differences(services, org) == 0
+
+
+@pytest.mark.parametrize("value", [True, 1.0])
+async def test_metadata_that_python_calls_equal_is_another(
+    services: Services, org: int, booked: Appointment, value: object
+) -> None:
+    await services.move(org, booked.appointment_id, MoveWish(metadata={"a": 1}), **WHO)
+    changed = await services.move(org, booked.appointment_id, MoveWish(metadata={"a": value}), **WHO)
+    assert repr(changed.metadata) == repr({"a": value})
+
+
+async def test_an_appointment_of_days_ago_can_still_go_to_another_coach(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    now = booked.start_time + timedelta(days=20)
+    monkeypatch.setattr(services.clock, "now", lambda: now)
+    moved = await services.move(org, booked.appointment_id, MoveWish(coach_id="coach-6"), **WHO)
+    assert moved.coach_id == "coach-6"

@@ -82,9 +82,10 @@ FROM webhook_events
 WHERE org_id = $1 AND event_id = $2;
 
 -- name: mark_webhook_event
+-- Where processing stands, by an attempt that belongs to replay $6: one asked for meanwhile is not written over.
 UPDATE webhook_events
 SET state = $3, attempts = $4, error = $5, processed_at = CASE WHEN $3 = 'processed' THEN now() END
-WHERE org_id = $1 AND event_id = $2 AND state <> 'processed';
+WHERE org_id = $1 AND event_id = $2 AND state <> 'processed' AND replays = $6;
 
 -- name: unfinished_webhook_events
 -- Events accepted but not finished for a while, oldest first: their stream entry may have been lost.

@@ -78,6 +78,12 @@ UPDATE webhook_endpoints SET failing_since = NULL
 WHERE org_id = $1 AND endpoint_id = $2 AND failing_since IS NOT NULL;
 
 -- name: remove_endpoint
+-- Remove an endpoint; what was still to be sent to it ends here.
+WITH ended AS (
+    UPDATE deliveries
+    SET state = 'dead', last_error = 'the endpoint was removed', updated_at = now()
+    WHERE org_id = $1 AND destination = 'endpoint:' || $2::uuid AND state IN ('pending', 'retrying')
+)
 DELETE FROM webhook_endpoints WHERE org_id = $1 AND endpoint_id = $2;
 
 -- name: endpoints_to_call
