@@ -238,14 +238,9 @@ class EndpointStore:
             for row in await self._database.write("endpoints_to_sweep", period, most)
         ]
 
-    async def undelivered(
-        self, swept: Swept, after: Undelivered | None, young: timedelta, most: int
-    ) -> list[Undelivered]:
-        """At most `most` events the endpoint has still to hear of, in order of commit, those behind `after`."""
-        behind = ("0", _FIRST, 0)
-        if after is not None:
-            behind = (str(after.committed_in), after.ref.appointment_id, after.ref.sequence)
-        rows = await self._database.fetch("undelivered_to_endpoint", swept.org, swept.endpoint_id, *behind, young, most)
+    async def undelivered(self, swept: Swept, young: timedelta, most: int) -> list[Undelivered]:
+        """At most `most` events the endpoint has still to hear of, in order of commit."""
+        rows = await self._database.fetch("undelivered_to_endpoint", swept.org, swept.endpoint_id, young, most)
         return [
             Undelivered(
                 ref=EventRef(swept.org, _uuid(row["appointment_id"]), row["sequence"]),

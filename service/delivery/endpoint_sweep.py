@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from service.claims.keys import Keys, Shards
-from service.db.endpoints import Swept, Undelivered
+from service.db.endpoints import Swept
 from service.delivery.endpoint_deliveries import EndpointParts
 from service.delivery.stream import Stream
 from service.logs import get_logger
@@ -18,7 +18,8 @@ from service.metrics import Metrics
 from service.operations.destinations import endpoint_entry
 
 _MOST_ENDPOINTS = 50
-_PAGE = 500
+# At a look: the rest waits in Postgres, not in Redis, until these are heard.
+_PAGE = 2000
 
 _log = get_logger("delivery.endpoint_sweep")
 
@@ -51,16 +52,9 @@ class EndpointSweep:
 
     async def _sweep(self, swept: Swept) -> int:
         outward = self._outward[self._shards.of(swept.org)]
-        up_to, enqueued = swept.horizon, 0
-        last: Undelivered | None = None
-        while True:
-            page = await self._store.undelivered(swept, last, self._period, _PAGE)
-            if page and last is None:
-                up_to = min(up_to, page[0].committed_in)
-            waiting = [(endpoint_entry(one.ref, swept.endpoint_id), one.attempts + 1) for one in page if not one.young]
-            enqueued += await outward.add_all(waiting)
-            if len(page) < _PAGE:
-                break
-            last = page[-1]
+        page = await self._store.undelivered(swept, self._period, _PAGE)
+        up_to = min(swept.horizon, page[0].committed_in) if page else swept.horizon
+        waiting = [(endpoint_entry(one.ref, swept.endpoint_id), one.attempts + 1) for one in page if not one.young]
+        enqueued = await outward.add_all(waiting)
         await self._store.swept(swept, up_to)
         return enqueued

@@ -138,23 +138,22 @@ WHERE p.org_id = t.org_id AND p.endpoint_id = t.endpoint_id
 RETURNING p.org_id, p.endpoint_id, p.updated_at, pg_snapshot_xmin(pg_current_snapshot())::text AS horizon;
 
 -- name: undelivered_to_endpoint
--- Events an endpoint must hear of and has not, in the order of their transactions, behind ($3, $4, $5). `young`: it
--- happened less than $6 ago (a second for an endpoint that was changed lately) and may not have been announced yet.
+-- Events an endpoint must hear of and has not, in the order of their transactions. `young`: it
+-- happened less than $3 ago (a second for an endpoint that was changed lately) and may not have been announced yet.
 SELECT
     v.appointment_id, v.sequence, v.committed_in::text AS committed_in, coalesce(d.attempts, 0) AS attempts,
     coalesce(d.updated_at, v.occurred_at)
-        > now() - CASE WHEN p.updated_at > now() - $6::interval THEN interval '1 second' ELSE $6::interval END AS young
+        > now() - CASE WHEN p.updated_at > now() - $3::interval THEN interval '1 second' ELSE $3::interval END AS young
 FROM webhook_endpoints AS p
 JOIN webhook_subscriptions AS s ON s.org_id = p.org_id AND s.endpoint_id = p.endpoint_id
 JOIN events AS v ON v.org_id = p.org_id AND v.type = s.type AND v.committed_in >= p.swept_to
 LEFT JOIN deliveries AS d ON d.org_id = v.org_id AND d.appointment_id = v.appointment_id AND d.sequence = v.sequence
     AND d.destination = 'endpoint:' || p.endpoint_id
 WHERE p.org_id = $1 AND p.endpoint_id = $2
-    AND (v.committed_in, v.appointment_id, v.sequence) > ($3::text::xid8, $4::uuid, $5::integer)
     AND NOT pg_visible_in_snapshot(v.committed_in, s.since)
     AND (d.state IS NULL OR d.state NOT IN ('delivered', 'dead'))
 ORDER BY v.committed_in, v.appointment_id, v.sequence
-LIMIT $7;
+LIMIT $4;
 
 -- name: save_sweep
 -- How far an endpoint was swept, unless it was changed meanwhile.
