@@ -20,8 +20,6 @@ from service.db.statements import statement
 from service.domain.event import EventRef, EventType
 from service.errors import NotFound
 
-_FIRST = UUID(int=0)
-
 
 class EndpointState(StrEnum):
     """active: it is called. paused, disabled: its events wait, because of a person or its failures, or a 410."""
