@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +35,8 @@ from service.supervisor import Child, Supervisor
 READY_WITHIN_S = 60.0
 CALENDARS_WITHIN_S = 8.0
 BACKLOG = 4096
+_LOOK_S = 0.05
+_CANCELLED_WITHIN_S = 3.0
 
 
 def up(settings: Settings) -> None:
@@ -58,7 +61,7 @@ def up(settings: Settings) -> None:
                 settings = replace(settings, redis_url=redis.url)
             say("starting Postgres and Redis ...")
             supervisor.start(*servers)
-            supervisor.call(lambda: asyncio.run(prepare(settings)))
+            supervisor.call(lambda: beside_signals(prepare(settings)))
             settings, mocked = with_mocks(settings)
             environment = child_environment(settings, metrics_dir)
             RunFile(
@@ -91,6 +94,38 @@ def serve(settings: Settings) -> None:
             supervisor.start(*api_children(settings, listening, child_environment(settings, metrics_dir)))
             say(f"API on http://{settings.host}:{settings.port}")
             supervisor.run()
+
+
+def beside_signals(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` on an event loop in a thread of its own; whatever interrupts the wait for it cancels it.
+
+    A stop signal is raised wherever the main thread happens to be: in the middle of a driver's callback it would break
+    the connection or be lost.
+    """
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(task)
+        except BaseException as problem:
+            failures.append(problem)
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run, name="prepare", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_LOOK_S)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # it has just ended by itself
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join(_CANCELLED_WITHIN_S)
+        raise
+    if failures:
+        raise failures[0]
 
 
 async def prepare(settings: Settings) -> None:

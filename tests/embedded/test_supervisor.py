@@ -19,7 +19,9 @@ import redis
 
 from service.embedded import EmbeddedPostgres, EmbeddedRedis
 from service.embedded.process import Steps
-from service.supervisor import Child, Supervisor
+from service.errors import ConfigurationError
+from service.supervisor import Child, StopRequested, Supervisor
+from service.up import beside_signals
 from tests.embedded.conftest import processes_on, python, read_until, wait_for
 
 
@@ -230,7 +232,9 @@ _UP = """
 import sys, time
 from pathlib import Path
 from service.embedded import EmbeddedPostgres, EmbeddedRedis
-from service.supervisor import Child, Supervisor
+from service.errors import ConfigurationError
+from service.supervisor import Child, StopRequested, Supervisor
+from service.up import beside_signals
 folder = Path(sys.argv[1])
 with Supervisor() as supervisor:
     print("begin", flush=True)
@@ -288,3 +292,34 @@ def test_the_kernel_ends_everything_when_the_supervisor_is_killed(
     assert "database system is shut down" in (tmp_path / "postgres.log").read_text()
     for server in (EmbeddedPostgres(tmp_path), EmbeddedRedis(tmp_path)):
         shutil.rmtree(server._sockets)
+
+
+def test_what_is_done_beside_signals_is_cancelled_by_an_interruption_and_tells_its_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[str] = []
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async def failing() -> None:
+        raise ConfigurationError("DATABASE_URL: no")
+
+    with pytest.raises(ConfigurationError):
+        beside_signals(failing())
+
+    join, joined = threading.Thread.join, []
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        joined.append(timeout)
+        if len(joined) == 1:
+            raise StopRequested
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(StopRequested):
+        beside_signals(endless())
+    assert ended == ["cancelled"]
