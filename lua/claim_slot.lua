@@ -2,10 +2,11 @@
 -- Admit a batch of requests: count each against its key's rate limit, begin its idempotency key, claim its slot.
 --
 -- KEYS[1]  hash    pending claims and releases, by token
+-- KEYS[2]  string  the epoch the grid belongs to
 -- KEYS[n]  the keys the items name by their index: rate counters (string), idempotency marks (string),
 --          rosters (hash), open, occupied and full planes (string), day counts (string of u16),
 --          scores (string of u32, millionths), limits (string of u16), deficits (string of i32)
--- ARGV[1]  msgpack [claim_ttl_ms, items]; an item is [rate, idempotency, claim, roster], each false when absent
+-- ARGV[1]  msgpack [claim_ttl_ms, items, epoch]; an item is [rate, idempotency, claim, roster], each false when absent
 --          rate        [key, limit, window_ms]                     limit 0 means counted but never refused
 --          idempotency [key, fingerprint, mark_ttl_ms, owner]
 --          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, turn,
@@ -21,6 +22,7 @@
 --
 -- Reply: one array an item: [outcome, rate_count, rate_reset_ms, ...]
 --   limited      over the rate limit; nothing else was done
+--   suspect      the grid is not of the asker's epoch: it was emptied, or thrown away by somebody
 --   admitted     counted (a read): version, revision of the roster (0, 0 when no roster was named)
 --   unknown_org  the roster is not in Redis: publish it
 --   stale        the roster has another version or width than the claim: version
@@ -29,7 +31,8 @@
 --   reused       the idempotency key has the answer of another request
 --   in_progress  a request with the idempotency key is being carried out
 --   taken        nobody of the team is free there: revision of the roster
---   claimed      column, considered (u16 column, u32 share, i32 deficit each, big-endian; empty when the coach is kept)
+--   claimed      column, considered (u16 column, u32 share, i32 deficit each, big-endian; empty when the coach is kept),
+--                revision of the roster
 --   broken       the item could not be evaluated: the message
 
 local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
@@ -39,6 +42,7 @@ local call = redis.call
 local pending = KEYS[1]
 local request = cmsgpack.unpack(ARGV[1])
 local ttl_ms, items = request[1], request[2]
+local current = call('GET', KEYS[2]) == tostring(request[3])
 local time = call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -310,9 +314,9 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
     end
     call(unpack(change))
   end
-  call('HINCRBY', KEYS[claim[2]], 'revision', 1)
+  local revision = call('HINCRBY', KEYS[claim[2]], 'revision', 1)
   if idempotency then call('SET', KEYS[idempotency[1]], 'p' .. idempotency[4], 'PX', idempotency[3]) end
-  return considered
+  return considered, revision
 end
 
 local function evaluate(item, reply)
@@ -322,6 +326,7 @@ local function evaluate(item, reply)
     allowed, reply[2], reply[3] = count_request(rate)
     if not allowed then reply[1] = 'limited' return end
   end
+  if not current then reply[1] = 'suspect' return end
   if idempotency then
     local outcome, answer = look_up(idempotency)
     if outcome then reply[1], reply[4] = outcome, answer return end
@@ -352,18 +357,18 @@ local function evaluate(item, reply)
   local scores, deficits = weigh(claim, found)
   local best, shares = choose(claim[9], found, scores, deficits)
   reply[4] = found[best]
-  reply[5] = write_claim(claim, idempotency, roster, found, best, shares, deficits)
+  reply[5], reply[6] = write_claim(claim, idempotency, roster, found, best, shares, deficits)
   reply[1] = 'claimed'
 end
 
 local replies = {}
 for i, item in ipairs(items) do
-  local reply = { 'broken', 0, 0, '', '' }
+  local reply = { 'broken', 0, 0, '', '', 0 }
   local well, problem = pcall(evaluate, item, reply)
   if not well then
     reply[1], reply[4] = 'broken', type(problem) == 'table' and problem.err or tostring(problem)
   end
-  for k = 1, 5 do reply[k] = reply[k] or '' end
+  for k = 1, 6 do reply[k] = reply[k] or '' end
   replies[i] = reply
 end
 return replies

@@ -19,7 +19,12 @@
 local call = redis.call
 local version, width = tonumber(ARGV[1]), tonumber(ARGV[2])
 local head = call('HMGET', KEYS[1], 'version', 'width', 'revision')
-local present, present_width, revision = tonumber(head[1]), tonumber(head[2]), tonumber(head[3] or 0)
+local present, present_width, revision = tonumber(head[1]), tonumber(head[2]), tonumber(head[3])
+if not revision then
+  -- Further than any the roster had before Redis was emptied, so that nothing seen then is taken for what is now.
+  local time = call('TIME')
+  revision = time[1] * 1000000 + time[2]
+end
 if present and present > version then return { 'older', revision } end
 if present == version and call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) == 3 then return { 'present', revision } end
 -- Rows of another width cannot be read any more: a missing day is derived again, pending claims kept.

@@ -12,7 +12,8 @@
 --          known lists 'appointment:column:start_cell:end_cell' of the live appointments that the bits and count contain
 -- ARGV[2]  288 bits of the column in the open plane   ARGV[3] the same for the occupied plane
 --
--- Reply: [outcome, open bits that differed, occupied bits that differed, 1 if the count or the full bit differed]
+-- Reply: [outcome, open bits that differed, occupied bits that differed, 1 if the count or the full bit differed, revision of
+--         the roster after it: who claims from then on sees the column so]
 --   repaired     the column is as Postgres says
 --   compared     nothing was written
 --   stale        the roster is missing or has another version or width
@@ -23,14 +24,15 @@ local call = redis.call
 local band, lshift = bit.band, bit.lshift
 local r = cmsgpack.unpack(ARGV[1])
 local org, day, column, version, width, nonce, write, count = r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8]
-local head = call('HMGET', KEYS[3], 'version', 'width')
-if tonumber(head[1]) ~= version or tonumber(head[2]) ~= width then return { 'stale', 0, 0, 0 } end
+local head = call('HMGET', KEYS[3], 'version', 'width', 'revision')
+if tonumber(head[1]) ~= version or tonumber(head[2]) ~= width then return { 'stale', 0, 0, 0, 0 } end
+local revision = tonumber(head[3] or 0)
 local mark = org .. ':' .. day .. ':' .. column
-if call('HGET', KEYS[2], mark) ~= nonce then return { 'changed', 0, 0, 0 } end
+if call('HGET', KEYS[2], mark) ~= nonce then return { 'changed', 0, 0, 0, 0 } end
 if call('STRLEN', KEYS[4]) ~= 288 * width or call('STRLEN', KEYS[5]) ~= 288 * width
     or call('STRLEN', KEYS[6]) ~= width then
   call('HDEL', KEYS[2], mark)
-  return { 'unknown_day', 0, 0, 0 }
+  return { 'unknown_day', 0, 0, 0, revision }
 end
 local known = {}
 for _, identity in ipairs(r[9]) do known[identity] = true end
@@ -93,5 +95,7 @@ if call('BITFIELD', KEYS[7], 'GET', 'u16', '#' .. column)[1] ~= count or call('G
   end
 end
 call('HDEL', KEYS[2], mark)
-if write == 1 and open_differs + occupied_differs + count_differs > 0 then call('HINCRBY', KEYS[3], 'revision', 1) end
-return { write == 1 and 'repaired' or 'compared', open_differs, occupied_differs, count_differs }
+if write == 1 and open_differs + occupied_differs + count_differs > 0 then
+  revision = call('HINCRBY', KEYS[3], 'revision', 1)
+end
+return { write == 1 and 'repaired' or 'compared', open_differs, occupied_differs, count_differs, revision }

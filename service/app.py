@@ -6,19 +6,23 @@ what is tested is what runs.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from redis.asyncio import Redis
 
+from service.claims.breaker import GateBreaker, Trip
 from service.claims.connection import connect, refuse_eviction
 from service.claims.gate import Gate
 from service.claims.grid import GridStore
 from service.claims.keys import Shards
 from service.claims.scripts import Scripts
+from service.claims.server import RedisServer
 from service.clock import Clock, SystemClock
 from service.config import Settings
 from service.db.appointments import AppointmentStore
@@ -26,6 +30,7 @@ from service.db.commit import BookingCommitter
 from service.db.connection import Database
 from service.db.deliveries import AnswerStore, BusyStore, DeliveryStore, IncomingStore
 from service.db.endpoints import EndpointStore
+from service.db.gate import GateStore
 from service.db.keys import KeyStore
 from service.db.notifications import NotificationStore
 from service.db.rosters import DefaultSlot, RosterStore
@@ -33,12 +38,19 @@ from service.errors import ConfigurationError, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book import Book
+from service.operations.book_ungated import BookUngated
 from service.operations.change import ChangeAppointment
 from service.operations.claiming import Claiming
 from service.operations.destinations import BuiltIn, Destinations, RegisteredEndpoints
 from service.operations.find_availability import FindAvailability
+from service.operations.heal_grid import HealGrid
+from service.operations.keep_deficits import KeepDeficits
+from service.operations.keep_gate import KeepGate, KnownServer
 from service.operations.keep_grid import GridKeeper
+from service.operations.local_rates import LocalRates
 from service.operations.move import MoveAppointment
+from service.operations.move_ungated import MoveUngated
+from service.operations.postgres_grids import PostgresGrids
 from service.operations.rebuild import Rebuild
 from service.operations.reconcile import Reconcile
 from service.operations.remind import Remind
@@ -47,6 +59,7 @@ from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
 
 DRAIN_S = 8.0
+CLAIM_CONNECTIONS = 16
 
 _log = get_logger("app")
 
@@ -61,7 +74,13 @@ class Services:
     redis: Redis
     shards: Shards
     scripts: Scripts
+    breaker: GateBreaker
     gate: Gate
+    gate_store: GateStore
+    rates: LocalRates
+    deficits: KeepDeficits
+    heal: HealGrid
+    keep_gate: KeepGate
     grid: GridStore
     database: Database
     appointments: AppointmentStore
@@ -100,18 +119,30 @@ async def open_services(
     clock = clock or SystemClock()
     metrics = metrics or Metrics()
     async with AsyncExitStack() as stack:
-        redis = connect(settings.redis_url, timeout_s=settings.redis_timeout_ms / 1000)
+        known = KnownServer()
+        timeout_s = settings.redis_timeout_ms / 1000
+        redis = connect(settings.redis_url, timeout_s=timeout_s, is_known=known.is_known)
         stack.push_async_callback(redis.aclose)
-        await _check_eviction(redis)
+        # Claims have connections of their own, so that no crowd of readers keeps them waiting for one; and so has who
+        # looks whether Redis is there again.
+        claiming_redis = connect(
+            settings.redis_url, timeout_s=timeout_s, connections=CLAIM_CONNECTIONS, is_known=known.is_known
+        )
+        stack.push_async_callback(claiming_redis.aclose)
+        looking_redis = connect(settings.redis_url, timeout_s=timeout_s, connections=2)
+        stack.push_async_callback(looking_redis.aclose)
+        await _check_eviction(looking_redis)
         database = Database(settings.database_url)
         await database.open()
         stack.push_async_callback(database.close)
         shards = Shards(settings.redis_shards)
         scripts = Scripts(redis)
+        breaker = GateBreaker(partial(_count_trips, metrics))
         gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "settle", "release")}
         gate = Gate(
-            scripts,
+            Scripts(claiming_redis),
             shards,
+            breaker,
             claim_ttl_ms=settings.claim_ttl_ms,
             answer_ttl_ms=answers_live_ms(settings),
             observe=lambda kind, size: gate_batch[kind].observe(size),
@@ -119,7 +150,7 @@ async def open_services(
         stack.push_async_callback(gate.drain)
         committer = BookingCommitter(settings.database_url, observe=metrics.commit_batch.observe)
         stack.push_async_callback(committer.close)
-        grid = GridStore(redis, scripts, shards)
+        grid = GridStore(redis, scripts, shards, breaker)
         roster_store = RosterStore(
             database,
             default_slot(settings),
@@ -128,11 +159,43 @@ async def open_services(
         notifications = NotificationStore(database)
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
-        availability = FindAvailability(grid, keeper, rosters, clock)
-        claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
+        grids = PostgresGrids(roster_store, rosters)
+        stack.push_async_callback(grids.drain)
+        availability = FindAvailability(grid, keeper, rosters, grids, clock)
+        rates = LocalRates()
+        claiming = Claiming(
+            gate=gate, rates=rates, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics
+        )
         settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
+        gate_store = GateStore(database)
+        deficits = KeepDeficits(roster_store, grid, rosters)
+        heal = HealGrid(
+            store=gate_store,
+            breaker=breaker,
+            keeper=keeper,
+            deficits=deficits,
+            grid=grid,
+            rosters=rosters,
+            roster_store=roster_store,
+            clock=clock,
+            metrics=metrics,
+        )
+        keep_gate = KeepGate(
+            breaker=breaker,
+            server=RedisServer(looking_redis, shards),
+            known=known,
+            store=gate_store,
+            heal=heal,
+            settle=settle,
+        )
+        book_ungated = BookUngated(store=gate_store, grids=grids, settle=settle, clock=clock, metrics=metrics)
+        stack.push_async_callback(book_ungated.drain)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
+        # Without Redis the process starts all the same, and goes on looking.
+        await keep_gate.look()
+        keeping = asyncio.ensure_future(keep_gate.run())
+        stack.push_async_callback(_end, keeping)
         yield Services(
             settings=settings,
             clock=clock,
@@ -140,7 +203,13 @@ async def open_services(
             redis=redis,
             shards=shards,
             scripts=scripts,
+            breaker=breaker,
             gate=gate,
+            gate_store=gate_store,
+            rates=rates,
+            deficits=deficits,
+            heal=heal,
+            keep_gate=keep_gate,
             grid=grid,
             database=database,
             appointments=appointments,
@@ -162,6 +231,9 @@ async def open_services(
                 rosters=rosters,
                 keeper=keeper,
                 claiming=claiming,
+                ungated=book_ungated,
+                heal=heal,
+                settle=settle,
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
@@ -181,6 +253,15 @@ async def open_services(
                 claiming=claiming,
                 grid=grid,
                 settle=settle,
+                ungated=MoveUngated(
+                    store=gate_store,
+                    grids=grids,
+                    appointments=appointments,
+                    settle=settle,
+                    clock=clock,
+                    metrics=metrics,
+                ),
+                heal=heal,
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
@@ -194,7 +275,13 @@ async def open_services(
                 before=timedelta(hours=settings.reminder_hours_before),
             ),
             rebuild=Rebuild(
-                database=database, store=roster_store, grid=grid, rosters=rosters, keeper=keeper, clock=clock
+                database=database,
+                store=roster_store,
+                grid=grid,
+                rosters=rosters,
+                keeper=keeper,
+                deficits=deficits,
+                clock=clock,
             ),
             tasks=tasks,
             destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
@@ -216,6 +303,18 @@ def default_slot(settings: Settings) -> DefaultSlot:
         min_notice_minutes=timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
         max_days_ahead=settings.max_booking_days_ahead,
     )
+
+
+def _count_trips(metrics: Metrics, closed: bool, why: Trip | None) -> None:
+    metrics.gates_closed.set(0 if closed else 1)
+    if why is not None:
+        metrics.gate_trips.labels(why.value).inc()
+        _log.warning("redis is not asked", why=why.value)
+
+
+async def _end(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _check_eviction(redis: Redis) -> None:

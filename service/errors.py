@@ -89,6 +89,10 @@ class Unavailable(BookingError):
     retry_after_s = 1
 
 
+class GateClosed(Unavailable):
+    """Redis cannot be asked now; who can go on with Postgres alone does."""
+
+
 class OutcomeUnknown(BookingError):
     """A commit was sent and its answer lost; the same idempotency key will tell the truth."""
 

@@ -44,6 +44,35 @@ class Metrics:
         self.backstop_conflicts = Counter(
             "booking_backstop_conflicts_total", "Claims that Postgres' constraints refused.", registry=r
         )
+        self.fenced_commits = Counter(
+            "booking_fenced_commits_total",
+            "Claims that were not committed because the grid they were made by was out of date.",
+            registry=r,
+        )
+        self.ungated = Counter(
+            "booking_ungated_total",
+            "Bookings and moves that Postgres decided alone because Redis could not be asked.",
+            ["operation"],
+            registry=r,
+        )
+        self.gate_trips = Counter(
+            "booking_gate_trips_total", "How often a process stopped asking Redis, by why.", ["why"], registry=r
+        )
+        self.gates_closed = Gauge(
+            "booking_gates_closed",
+            "Processes that do not ask Redis at the moment.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
+        self.grid_repairs = Counter(
+            "booking_grid_repairs_total", "Notes of changes made without the grid that were repaired.", registry=r
+        )
+        self.grid_repairs_waiting = Gauge(
+            "booking_grid_repairs_waiting",
+            "Notes of changes made without the grid that wait to be repaired.",
+            registry=r,
+            multiprocess_mode="mostrecent",
+        )
         self.unknown_commits = Counter(
             "booking_unknown_commits_total", "Commits whose answer was lost after every retry.", registry=r
         )

@@ -74,6 +74,7 @@ from service.operations.check_health import CheckHealth
 from service.operations.check_sender import CheckSender
 from service.operations.explain_availability import ExplainAvailability
 from service.operations.forget_keys import ForgetKeys
+from service.operations.forget_repairs import ForgetRepairs
 from service.operations.look_at_deliveries import LookAtDeliveries
 from service.operations.look_back import LookBack
 from service.operations.manage_calendars import ManageCalendars
@@ -131,6 +132,8 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
     )
     edge = Edge(
         gate=services.gate,
+        rates=services.rates,
+        rosters=services.rosters,
         authenticate=authenticate,
         once=carry_out_once(services),
         metrics=services.metrics,
@@ -180,6 +183,7 @@ def carry_out_once(services: Services) -> CarryOutOnce:
         services.redis,
         services.scripts,
         services.shards,
+        services.breaker,
         mark_ttl_ms=hold // timedelta(milliseconds=1),
         answer_ttl_ms=answers_live_ms(services.settings),
     )
@@ -197,7 +201,7 @@ def forgetting(services: Services) -> TakeTurns:
     forget = ForgetKeys(KeyRecords(services.database), services.metrics, services.settings.idempotency_retention_hours)
     # A little less than the period: the worker's clock must not find its own lease of last time.
     period_ms = round(FORGET_S * 900)
-    return TakeTurns(Leases(services.redis, services.shards), "forget-keys", period_ms, forget)
+    return TakeTurns(Leases(services.redis, services.shards, services.breaker), "forget-keys", period_ms, forget)
 
 
 def _explain(services: Services) -> ExplainAvailability:
@@ -253,6 +257,7 @@ def build_time_off(services: Services) -> TimeOff:
         periods=TimeOffStore(services.database),
         change=services.change,
         move=services.move,
+        gate=services.gate_store,
         grid=services.grid,
         keeper=services.keeper,
         rosters=services.rosters,
@@ -306,7 +311,7 @@ def calendar_fetches(services: Services, calendar: CalendarApi) -> TakeTurns:
     )
     # A little less than the period: the worker's clock must not find its own lease of last time.
     period_ms = max(1, round(settings.calendar_sync_interval_s * 900))
-    return TakeTurns(Leases(services.redis, services.shards), "calendar-fetch", period_ms, sync)
+    return TakeTurns(Leases(services.redis, services.shards, services.breaker), "calendar-fetch", period_ms, sync)
 
 
 async def fetch_calendars(settings: Settings) -> None:
@@ -348,9 +353,13 @@ def assemble_worker(
         answers=services.answers,
         roster_store=services.roster_store,
         keeper=services.keeper,
-        watch_grid=WatchGrid(services.roster_store, services.rosters, services.keeper, services.clock),
+        watch_grid=WatchGrid(
+            services.roster_store, services.rosters, services.keeper, services.deficits, services.clock
+        ),
         apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
         reconcile=services.reconcile,
+        heal=services.heal,
+        forget_repairs=ForgetRepairs(services.gate_store, services.grid, settings.claim_ttl_ms),
         sync_calendars=calendar_fetches(services, calendar),
         forget_keys=forgetting(services),
         times=WorkerTimes.of(

@@ -23,7 +23,6 @@ from service.api.people_shapes import (
     path_id,
     window_shape,
 )
-from service.claims.scripts import ClaimOutcome
 from service.domain.appointment import show_time
 from service.domain.grid import instant_of
 from service.domain.schedule import DayWindows, Week, WeeklySchedule, Window, check_disjoint
@@ -127,11 +126,8 @@ class CoachScheduleRoutes:
 
     async def day(self, call: Call) -> HTTPResponse:
         """GET /api/coaches/{coach_id}/availability"""
-        reply = await self._edge.admit(call)
-        org, query = call.who.org, call.query
-        roster = await self._rosters.get(org)
-        if reply.outcome is ClaimOutcome.UNKNOWN_ORG or reply.first != roster.version:
-            roster = await self._rosters.refresh(org, roster)
+        roster, _ = await self._edge.admit_to_roster(call)
+        query = call.query
         coach = roster.coach(_id(call))
         calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else roster.everyone
         shown = timezone_name("timezone", query["timezone"]) if "timezone" in query else None

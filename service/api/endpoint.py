@@ -24,13 +24,16 @@ from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.db.idempotency import Complete, Completion, FinalAnswer, KeyHold
-from service.errors import BookingError, NotFound, RateLimitExceeded, Unavailable
+from service.domain.calendar import Roster
+from service.errors import BookingError, GateClosed, NotFound, RateLimitExceeded, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.authenticate import Authenticate
 from service.operations.caller import Caller
 from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
 from service.operations.claiming import RateSeen
+from service.operations.local_rates import LocalRates
+from service.operations.rosters import Rosters
 
 LARGEST_BODY_BYTES = 64 * 1024
 _UNLIMITED = str(2**31 - 1)
@@ -137,9 +140,19 @@ class Edge:
     """Wraps routes into Sanic handlers."""
 
     def __init__(
-        self, *, gate: Gate, authenticate: Authenticate, once: CarryOutOnce, metrics: Metrics, cors_origin: str
+        self,
+        *,
+        gate: Gate,
+        rates: LocalRates,
+        rosters: Rosters,
+        authenticate: Authenticate,
+        once: CarryOutOnce,
+        metrics: Metrics,
+        cors_origin: str,
     ) -> None:
         self._gate = gate
+        self._rates = rates
+        self._rosters = rosters
         self._authenticate = authenticate
         self._once = once
         self._metrics = metrics
@@ -241,19 +254,37 @@ class Edge:
         headers["Idempotent-Replayed"] = "true"
         return HTTPResponse(kept.body, kept.status, headers, kept.headers.get("Content-Type"))
 
-    async def admit(self, call: Call) -> ClaimReply:
+    async def admit(self, call: Call) -> ClaimReply | None:
         """Count the request against its key; (version, revision) of the caller's roster in the reply.
 
-        Raises RateLimitExceeded or Unavailable.
+        None where Redis cannot be asked; this process counts by itself then. Raises RateLimitExceeded or Unavailable.
         """
         caller = call.who
-        reply = await self._gate.admit(Admission(caller.org, rate=caller.rate))
+        try:
+            reply = await self._gate.admit(Admission(caller.org, rate=caller.rate))
+        except GateClosed:
+            call.rate.state = self._rates.count(caller.rate)
+            return None
         call.rate.state = RateState.after(caller.rate, reply.rate_count, reply.rate_reset_ms)
         if reply.outcome is ClaimOutcome.LIMITED:
             raise RateLimitExceeded(
                 "the requests of this window are used up", retry_after_s=max(1, -(-reply.rate_reset_ms // 1000))
             )
         return reply
+
+    async def admit_to_roster(self, call: Call) -> tuple[Roster, int | None]:
+        """Count the request; the caller's roster as it is now, and its revision (None where Redis cannot be asked).
+
+        Raises RateLimitExceeded or Unavailable.
+        """
+        reply = await self.admit(call)
+        org = call.who.org
+        if reply is None:
+            return await self._rosters.current(org), None
+        roster = await self._rosters.get(org)
+        if reply.outcome is ClaimOutcome.UNKNOWN_ORG or reply.first != roster.version:
+            roster = await self._rosters.refresh(org, roster)
+        return roster, reply.second
 
     async def _count_failure(self, call: Call, problem: Problem) -> Problem:
         """A refused request counts too: over the limit it is answered 429 instead of with its own failure."""

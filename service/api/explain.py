@@ -11,7 +11,6 @@ from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Edge, Route
 from service.api.parsing import query_time, timezone_name
-from service.claims.scripts import ClaimOutcome
 from service.domain.appointment import show_time
 from service.errors import InvalidRequest
 from service.operations.explain_availability import ExplainAvailability, Question, Reason
@@ -72,8 +71,8 @@ class ExplainRoutes:
 
     async def explain(self, call: Call) -> HTTPResponse:
         """GET /api/availability/explain"""
-        reply = await self._edge.admit(call)
-        org, query = call.who.org, call.query
+        roster, _ = await self._edge.admit_to_roster(call)
+        query = call.query
         missing = [(name, "is required") for name in ("calendar_id", "start_time") if name not in query]
         if missing:
             raise InvalidRequest(missing)
@@ -84,9 +83,6 @@ class ExplainRoutes:
             end_time=_time("end_time", query["end_time"], zone_name) if "end_time" in query else None,
             coach_id=query.get("coach_id"),
         )
-        roster = await self._rosters.get(org)
-        if reply.outcome is ClaimOutcome.UNKNOWN_ORG or reply.first != roster.version:
-            roster = await self._rosters.refresh(org, roster)
         found = await self._explain(roster, question)
         shown = ZoneInfo(zone_name) if zone_name else None
         body = orjson.dumps(

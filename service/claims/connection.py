@@ -7,19 +7,51 @@ a script whose reply was lost must not run again unnoticed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from service.errors import ConfigurationError
 
 REQUEST_TIMEOUT_S = 0.25
 
 
-def connect(url: str, *, timeout_s: float | None = REQUEST_TIMEOUT_S, connections: int = 50) -> Redis:
-    """A client that gives up after `timeout_s` (None: waits, for blocking reads) and never retries by itself."""
+class PoolBusy(RedisError):
+    """Every connection of the pool was in use: our own crowd, no fault of the server."""
+
+
+class ServerChanged(RedisConnectionError):
+    """A new connection leads to another server than the one the grid was derived in."""
+
+
+class _Pool(BlockingConnectionPool):
+    async def get_connection(self, *names: Any, **options: Any) -> Any:
+        inherited: Any = super()  # untyped
+        try:
+            return await inherited.get_connection(*names, **options)
+        except RedisConnectionError as problem:
+            if isinstance(problem.__cause__, TimeoutError) and problem.args == ("No connection available.",):
+                raise PoolBusy(*problem.args) from problem
+            raise
+
+
+def connect(
+    url: str,
+    *,
+    timeout_s: float | None = REQUEST_TIMEOUT_S,
+    connections: int = 50,
+    is_known: Callable[[str], bool] | None = None,
+) -> Redis:
+    """A client that gives up after `timeout_s` (None: waits, for blocking reads) and never retries by itself.
+
+    `is_known` is asked of every new connection with the server's run id, before any command is sent over it: a False
+    raises ServerChanged. So nobody talks to a server that was restarted, or replaced, without knowing it.
+    """
     options: dict[str, Any] = {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
@@ -32,8 +64,28 @@ def connect(url: str, *, timeout_s: float | None = REQUEST_TIMEOUT_S, connection
     }
     if not url.startswith("unix"):
         options["socket_connect_timeout"] = REQUEST_TIMEOUT_S
-    pool: Any = BlockingConnectionPool  # redis-py leaves from_url's options untyped
+    if is_known is not None:
+        options["redis_connect_func"] = _looking_at_the_server(is_known)
+    pool: Any = _Pool  # redis-py leaves from_url's options untyped
     return Redis.from_pool(pool.from_url(url, **options))
+
+
+def _looking_at_the_server(is_known: Callable[[str], bool]) -> Callable[[Any], Any]:
+    async def look(connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        if not is_known(run_id_of(await connection.read_response())):
+            raise ServerChanged("the server is not the one the grid was derived in")
+
+    return look
+
+
+def run_id_of(info: bytes | str) -> str:
+    """The run id in what a server says of itself: another one after each start of it."""
+    for line in _text(info).splitlines():
+        if line.startswith("run_id:"):
+            return line.removeprefix("run_id:").strip()
+    return ""
 
 
 async def refuse_eviction(redis: Any) -> str | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redis.exceptions import RedisError
-
 from service.batching import Batcher
+from service.claims.breaker import GateBreaker, Trip
 from service.claims.keys import Keys, Shards
 from service.claims.messages import Admission, OwnTime, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ClaimReply, ReleaseOutcome, Scripts, SettleOutcome
 from service.domain.grid import CELLS_PER_DAY, Placement
-from service.errors import Unavailable
+from service.errors import GateClosed, Unavailable
 
 MOST_IN_ONE_CALL = 128
 
@@ -43,6 +42,7 @@ class Gate:
         self,
         scripts: Scripts,
         shards: Shards,
+        breaker: GateBreaker,
         *,
         claim_ttl_ms: int,
         answer_ttl_ms: int,
@@ -51,6 +51,7 @@ class Gate:
     ) -> None:
         self._scripts = scripts
         self._shards = shards
+        self._breaker = breaker
         self._claim_ttl_ms = claim_ttl_ms
         self._answer_ttl_ms = answer_ttl_ms
         self._admissions: dict[Keys, Batcher[Admission, ClaimReply]] = {}
@@ -74,8 +75,15 @@ class Gate:
             )
 
     async def admit(self, admission: Admission) -> ClaimReply:
-        """The script's reply to one request. Raises Unavailable when Redis does not answer or the item was broken."""
+        """The script's reply to one request.
+
+        Raises GateClosed when Redis does not answer, or its grid is not to be trusted any more, and Unavailable when
+        the item was broken.
+        """
         reply = await self._admissions[self._shards.of(admission.org)].submit(admission)
+        if reply.outcome is ClaimOutcome.SUSPECT:
+            self._breaker.trip(Trip.SUSPECT)
+            raise GateClosed("the grid is not of this epoch")
         if reply.outcome is ClaimOutcome.BROKEN:
             raise Unavailable(f"the gate could not evaluate the request: {_text(reply.first)}")
         return reply
@@ -110,10 +118,8 @@ class Gate:
             local_day,
             width,
         ]
-        try:
+        with self._breaker.asking():
             await self._scripts.note_release(self._shards.of(org).pending, token, entry, considered)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
 
     async def drain(self) -> None:
         """Wait until every batch has come back."""
@@ -122,12 +128,11 @@ class Gate:
                 await batcher.drain()
 
     async def _admit(self, keys: Keys, items: list[Admission]) -> Sequence[ClaimReply]:
-        names = _KeyList(keys.pending)
+        epoch = self._breaker.epoch
+        names = _KeyList(keys.pending, keys.epoch)
         packed = [self._pack_admission(keys, names, item) for item in items]
-        try:
-            return await self._scripts.claim_slot(names.names, self._claim_ttl_ms, packed)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
+        with self._breaker.asking():
+            return await self._scripts.claim_slot(names.names, self._claim_ttl_ms, packed, epoch)
 
     def _pack_admission(self, keys: Keys, name: _KeyList, item: Admission) -> list[object]:
         rate: object = False
@@ -204,10 +209,8 @@ class Gate:
                     item.answer.body.decode(),
                 ]
             packed.append([item.token or False, item.event or False, streams, answer])
-        try:
+        with self._breaker.asking():
             return await self._scripts.settle_claim(name.names, self._answer_ttl_ms, packed)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
 
     async def _release(self, keys: Keys, items: list[Release]) -> Sequence[ReleaseOutcome]:
         name = _KeyList(keys.pending, keys.repairs)
@@ -232,10 +235,8 @@ class Gate:
                     item.side.value,
                 ]
             )
-        try:
+        with self._breaker.asking():
             return await self._scripts.release_claim(name.names, packed)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
 
 
 def _pack_own(own: OwnTime, wanted: Placement) -> list[object]:
@@ -258,10 +259,6 @@ def _pack_own(own: OwnTime, wanted: Placement) -> list[object]:
         own.search.value,
         overlaps,
     ]
-
-
-def _unavailable(problem: BaseException) -> Unavailable:
-    return Unavailable(f"Redis did not answer: {type(problem).__name__}")
 
 
 def _text(value: object) -> str:

@@ -16,14 +16,15 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import WatchError
 
+from service.claims.breaker import GateBreaker, Trip
 from service.claims.keys import Shards
 from service.claims.scripts import DeriveOutcome, Differences, PublishOutcome, Scripts
 from service.domain.calendar import Roster
 from service.domain.grid import CELLS_PER_DAY, columns_mask
 from service.domain.plane import bitmap, packed_i32, packed_u16, packed_u32, team_words
-from service.errors import Unavailable
+from service.errors import GateClosed
 
 _REPAIR_MARKS_LIVE_MS = 60_000
 _LATE_DAYS_LIVE_MS = 3_600_000
@@ -76,12 +77,18 @@ class ColumnState:
 
 
 class GridStore:
-    """Reads and writes of the grid, one organization at a time. Raises Unavailable when Redis is not there."""
+    """Reads and writes of the grid, one organization at a time. Raises GateClosed when Redis is not there."""
 
-    def __init__(self, redis: Redis, scripts: Scripts, shards: Shards) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, shards: Shards, breaker: GateBreaker) -> None:
         self._redis: Any = redis  # redis-py types both its clients at once: awaitable or not
         self._scripts = scripts
         self._shards = shards
+        self._breaker = breaker
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncGenerator[None]:
+        with self._breaker.asking():
+            yield
 
     async def publish(self, roster: Roster, deficits: Sequence[int], days: range) -> tuple[PublishOutcome, int]:
         """Put a roster beside its grid, dropping `days` when the row width changed; also returns its revision."""
@@ -109,23 +116,30 @@ class GridStore:
             packed_i32(deficits),
             *fields,
         ]
-        async with _redis_errors():
+        async with self._asking():
             return await self._scripts.publish_roster(names, arguments)
 
     async def has_roster(self, org: int) -> int | None:
         """The version of the roster in Redis, or None when there is none."""
-        async with _redis_errors():
+        async with self._asking():
             answer: Any = await self._redis.hget(self._shards.of(org).roster(org), "version")
         return None if answer is None else int(answer)
 
     async def read(self, org: int, days: range, local_days: Sequence[int]) -> PlanesRead:
-        """Planes of the UTC days and full rows of the local days, in one call."""
-        keys = self._shards.of(org)
-        names = [keys.open(org, day) for day in days]
+        """Planes of the UTC days and full rows of the local days, in one call.
+
+        Raises GateClosed also when the grid is not of this epoch: nothing it says is to be believed then.
+        """
+        keys, epoch = self._shards.of(org), self._breaker.epoch
+        names = [keys.epoch]
+        names += [keys.open(org, day) for day in days]
         names += [keys.occupied(org, day) for day in days]
         names += [keys.full(org, day) for day in local_days]
-        async with _redis_errors():
-            values: list[Any] = list(await self._redis.mget(names))
+        async with self._asking():
+            said, *values = await self._redis.mget(names)
+        if said != str(epoch).encode():
+            self._breaker.trip(Trip.SUSPECT)
+            raise GateClosed("the grid is not of this epoch")
         count = len(days)
         planes: list[tuple[bytes, bytes] | None] = []
         for open_plane, occupied in zip(values[:count], values[count : 2 * count], strict=True):
@@ -135,7 +149,7 @@ class GridStore:
     async def read_counts(self, org: int, local_day: int, columns: int) -> list[int] | None:
         """Appointments and claims of each column on a local day, or None where unknown."""
         keys = self._shards.of(org)
-        async with _redis_errors():
+        async with self._asking():
             value: Any = await self._redis.get(keys.counts(org, local_day))
         if value is None:
             return None
@@ -144,7 +158,7 @@ class GridStore:
     async def missing_days(self, org: int, days: range) -> list[int]:
         """Which of the days are not in Redis as a whole."""
         keys = self._shards.of(org)
-        async with _redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+        async with self._asking(), self._redis.pipeline(transaction=False) as pipe:
             for day in days:
                 pipe.exists(keys.open(org, day), keys.occupied(org, day), keys.full(org, day), keys.counts(org, day))
             present: list[int] = await pipe.execute()
@@ -167,7 +181,7 @@ class GridStore:
         Each with a mark of its own, two processes that derive the same day would take it from each other for ever.
         """
         keys = self._shards.of(org)
-        async with _redis_errors(), self._redis.pipeline(transaction=True) as pipe:
+        async with self._asking(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hsetnx(keys.repairs, field, token_hex(8))
             pipe.hget(keys.repairs, field)
             for other in overridden:
@@ -192,7 +206,7 @@ class GridStore:
         expire_at_ms = max((day + 3) * 86_400_000, round(time.time() * 1000) + _LATE_DAYS_LIVE_MS)
         keys, org = self._shards.of(roster.org), roster.org
         entry = [org, day, roster.version, roster.width, nonce, expire_at_ms, list(known)]
-        async with _redis_errors():
+        async with self._asking():
             return await self._scripts.derive_day(
                 self._day_keys(org, day, keys.repairs, keys.roster(org)),
                 entry,
@@ -217,7 +231,7 @@ class GridStore:
             state.count,
             list(state.known),
         ]
-        async with _redis_errors():
+        async with self._asking():
             return await self._scripts.repair_coach_day(
                 self._day_keys(org, day, keys.repairs, keys.roster(org)),
                 entry,
@@ -240,7 +254,7 @@ class GridStore:
 
     async def deficits(self, org: int, columns: int) -> list[int]:
         """What each column is owed, in millionths of an appointment."""
-        async with _redis_errors():
+        async with self._asking():
             found: Any = await self._redis.get(self._shards.of(org).deficits(org))
         value: bytes = (found or b"").ljust(columns * 4, b"\0")
         return [int.from_bytes(value[4 * c : 4 * c + 4], "big", signed=True) for c in range(columns)]
@@ -248,7 +262,7 @@ class GridStore:
     async def set_deficits(self, org: int, units: Mapping[int, int], seen: Sequence[int]) -> bool:
         """Set the deficits of some columns; False when any differs from what was `seen` (nothing is written)."""
         key = self._shards.of(org).deficits(org)
-        async with _redis_errors(), self._redis.pipeline(transaction=True) as pipe:
+        async with self._asking(), self._redis.pipeline(transaction=True) as pipe:
             # Watched before it is compared: a booking before that shows in the bytes, one after it in the watch.
             await pipe.watch(key)
             if (await pipe.get(key) or b"").ljust(4 * len(seen), b"\0") != packed_i32(seen):
@@ -266,14 +280,14 @@ class GridStore:
         """Every claim and release of all shards that has not been settled, by token."""
         found: dict[str, PendingEntry] = {}
         for keys in self._shards.all:
-            async with _redis_errors():
+            async with self._asking():
                 entries: dict[bytes, bytes] = await self._redis.hgetall(keys.pending)
             found.update({token.decode(): _decode_entry(packed) for token, packed in entries.items()})
         return found
 
     async def now_ms(self) -> int:
         """Redis' clock, by which deadlines are measured."""
-        async with _redis_errors():
+        async with self._asking():
             seconds, micros = await self._redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
@@ -283,18 +297,10 @@ class GridStore:
         names: list[str] = []
         for day in days:
             names += [keys.open(org, day), keys.occupied(org, day), keys.full(org, day), keys.counts(org, day)]
-        async with _redis_errors():
+        async with self._asking():
             await self._redis.unlink(*names)
 
 
 def whole(plane: bytes, width: int) -> bool:
     """Whether a plane has the length its width calls for (another width: derive it again)."""
     return len(plane) == CELLS_PER_DAY * width
-
-
-@asynccontextmanager
-async def _redis_errors() -> AsyncGenerator[None]:
-    try:
-        yield
-    except (TimeoutError, RedisError, OSError) as problem:
-        raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem

@@ -16,6 +16,7 @@ class Keys:
         self.tag = f"{{s{shard}}}"
         self.pending = f"{self.tag}:pending"
         self.repairs = f"{self.tag}:repairs"
+        self.epoch = f"{self.tag}:epoch"
 
     def roster(self, org: int) -> str:
         """hash: version, width, revision, team and zone masks."""

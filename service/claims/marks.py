@@ -10,12 +10,11 @@ from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
+from service.claims.breaker import GateBreaker
 from service.claims.keys import Shards
 from service.claims.messages import Mark
 from service.claims.scripts import Scripts
-from service.errors import Unavailable
 
 _HEX = 32
 
@@ -30,22 +29,30 @@ class MarkOutcome(StrEnum):
 
 
 class KeyMarks:
-    """Begins, answers and frees marks. Raises Unavailable."""
+    """Begins, answers and frees marks. Raises GateClosed or Unavailable."""
 
-    def __init__(self, redis: Redis, scripts: Scripts, shards: Shards, *, mark_ttl_ms: int, answer_ttl_ms: int) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: Scripts,
+        shards: Shards,
+        breaker: GateBreaker,
+        *,
+        mark_ttl_ms: int,
+        answer_ttl_ms: int,
+    ) -> None:
         self._redis: Any = redis
         self._scripts = scripts
         self._shards = shards
+        self._breaker = breaker
         self._mark_ttl_ms = mark_ttl_ms
         self._answer_ttl_ms = answer_ttl_ms
 
     async def begin(self, org: int, mark: Mark) -> tuple[MarkOutcome, bytes]:
         """Set the mark unless there is one or an answer; (outcome, the answer of a replay)."""
         name = self._shards.of(org).answer(org, mark.key)
-        try:
+        with self._breaker.asking():
             found: bytes | None = await self._redis.set(name, f"p{mark.owner}", px=self._mark_ttl_ms, nx=True, get=True)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
         if found is None or found == f"p{mark.owner}".encode():
             return MarkOutcome.BEGUN, b""
         if found[:1] == b"p":
@@ -57,18 +64,10 @@ class KeyMarks:
     async def answer(self, org: int, key: str, fingerprint: str, answer: bytes) -> None:
         """Keep the answer in place of the mark."""
         name = self._shards.of(org).answer(org, key)
-        try:
+        with self._breaker.asking():
             await self._redis.set(name, b"d" + fingerprint.encode() + answer, px=self._answer_ttl_ms)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
 
     async def free(self, org: int, key: str, owner: str) -> None:
         """Remove the owner's mark."""
-        try:
+        with self._breaker.asking():
             await self._scripts.free_mark(self._shards.of(org).answer(org, key), owner)
-        except (TimeoutError, RedisError, OSError) as problem:
-            raise _unavailable(problem) from problem
-
-
-def _unavailable(problem: BaseException) -> Unavailable:
-    return Unavailable(f"Redis did not answer: {type(problem).__name__}")

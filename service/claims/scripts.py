@@ -24,6 +24,7 @@ class ClaimOutcome(StrEnum):
     """What `claim_slot.lua` says of an item."""
 
     LIMITED = "limited"
+    SUSPECT = "suspect"
     ADMITTED = "admitted"
     UNKNOWN_ORG = "unknown_org"
     STALE = "stale"
@@ -73,22 +74,31 @@ class PublishOutcome(StrEnum):
 
 
 class ClaimReply(msgspec.Struct, frozen=True, array_like=True):
-    """One item's reply: the outcome, where the key stands in its window, two values the outcome gives meaning to."""
+    """One item's reply: the outcome, where the key stands in its window, two values the outcome gives meaning to.
+
+    `revision` is the roster's after a claim, `epoch` the one the claim was made in.
+    """
 
     outcome: ClaimOutcome
     rate_count: int
     rate_reset_ms: int
     first: Any
     second: Any
+    revision: int = 0
+    epoch: int = 0
 
 
 class Differences(msgspec.Struct, frozen=True):
-    """How a coach-day differed from Postgres: bits of the planes, and 1 where its count or full bit was wrong."""
+    """How a coach-day differed from Postgres: bits of the planes, and 1 where its count or full bit was wrong.
+
+    `revision` is the roster's afterwards: who claims at a later one has seen the coach-day as it is then.
+    """
 
     outcome: DeriveOutcome
     open: int
     occupied: int
     count: int
+    revision: int = 0
 
     @property
     def total(self) -> int:
@@ -141,11 +151,21 @@ class Scripts:
             # Nothing ran, so running it once more is safe; EVAL leaves it in the cache for the next call.
             return await self._redis.execute_command("EVAL", source, len(keys), *keys, *arguments)
 
-    async def claim_slot(self, keys: Sequence[Key], claim_ttl_ms: int, items: Sequence[Any]) -> list[ClaimReply]:
-        """Evaluate a batch of requests; see the script's header for the form of an item."""
-        replies = await self._run("claim_slot", keys, [_encode([claim_ttl_ms, items])])
+    async def claim_slot(
+        self, keys: Sequence[Key], claim_ttl_ms: int, items: Sequence[Any], epoch: int
+    ) -> list[ClaimReply]:
+        """Evaluate a batch of requests in an epoch; see the script's header for the form of an item."""
+        replies = await self._run("claim_slot", keys, [_encode([claim_ttl_ms, items, epoch])])
         return [
-            ClaimReply(ClaimOutcome(reply[0].decode()), reply[1] or 0, reply[2] or 0, reply[3], reply[4])
+            ClaimReply(
+                ClaimOutcome(reply[0].decode()),
+                reply[1] or 0,
+                reply[2] or 0,
+                reply[3],
+                reply[4],
+                reply[5],
+                epoch,
+            )
             for reply in replies
         ]
 

@@ -13,7 +13,9 @@ import msgspec
 import orjson
 
 from service.db.connection import Database
+from service.db.gate import CoachDays, note_repairs
 from service.db.idempotency import Completion, lost_hold
+from service.db.statements import statement
 from service.domain.appointment import Appointment, Status
 from service.domain.assignment import Considered, unpack_considered
 from service.domain.event import EventType
@@ -27,7 +29,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A change of one appointment: the state after it, and its event.
 
     `considered` is who was considered, packed, when the change gave the appointment to another coach; `completion` the
-    answer of the request's idempotency key, which is written with it.
+    answer of the request's idempotency key, which is written with it. `epoch` and `revision` are those in which a new
+    time was claimed in Redis; `repairs` the coach-days of a change that Redis is not told of.
     """
 
     after: Appointment
@@ -39,6 +42,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     data: bytes
     considered: bytes | None = None
     completion: Completion | None = None
+    epoch: int | None = None
+    revision: int | None = None
+    repairs: tuple[CoachDays, ...] = ()
 
 
 class ChangeOutcome(StrEnum):
@@ -85,6 +91,11 @@ class AppointmentStore:
         row = await self._database.first("get_appointment", org, appointment_id)
         return None if row is None else appointment_of_row(row)
 
+    async def get_within(self, connection: Any, org: int, appointment_id: UUID) -> Appointment | None:
+        """`get` as a transaction sees it."""
+        row = await connection.fetchrow(statement("get_appointment"), org, appointment_id)
+        return None if row is None else appointment_of_row(row)
+
     async def page(
         self, wanted: AppointmentFilter, limit: int, after: tuple[datetime, UUID] | None
     ) -> list[Appointment]:
@@ -126,6 +137,21 @@ class AppointmentStore:
         row = await self._database.first("last_considered", org, appointment_id)
         return b"" if row is None else row["considered"]
 
+    async def last_considered_within(self, connection: Any, org: int, appointment_id: UUID) -> bytes:
+        """`last_considered` as a transaction sees it."""
+        row = await connection.fetchrow(statement("last_considered"), org, appointment_id)
+        return b"" if row is None else row["considered"]
+
+    async def change_within(self, connection: Any, change: Change) -> ChangeOutcome:
+        """Write a change within a transaction. Raises IdempotencyInProgress when the hold of its key is lost."""
+        try:
+            if await write_change(connection, change):
+                return ChangeOutcome.DONE
+        except (asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError):
+            return ChangeOutcome.TAKEN
+        await self._check_hold(change.completion)
+        return ChangeOutcome.STALE
+
     async def change(self, change: Change) -> ChangeOutcome:
         """Write a change made from version `after.version - 1`.
 
@@ -133,41 +159,13 @@ class AppointmentStore:
         whether that was us. Raises Unavailable, OutcomeUnknown, or IdempotencyInProgress when the hold of its key is
         lost.
         """
-        a = change.after
-        kept = (None,) * 5 if change.completion is None else change.completion.values()
-        arguments = (
-            a.org,
-            a.appointment_id,
-            a.version - 1,
-            a.status.value,
-            a.updated_at,
-            a.confirmed_at,
-            a.cancelled_at,
-            a.column,
-            a.start_time,
-            a.end_time,
-            a.occupied_start,
-            a.occupied_end,
-            day_start(a.local_day).date(),
-            a.strategy,
-            a.considered,
-            a.notes,
-            orjson.dumps(a.metadata),
-            change.type.value,
-            change.actor,
-            change.correlation_id,
-            change.reason,
-            change.token,
-            change.considered,
-            change.data,
-            *kept,
-        )
         unknown: OutcomeUnknown | None = None
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                rows = await self._database.write("change_appointment", *arguments)
+                async with self._database.transaction() if change.repairs else self._database.writing() as connection:
+                    rows = await write_change(connection, change)
                 # Only a lost answer makes it possible that the row moved on because of ourselves.
-                if rows or (unknown is not None and await self._is_ours(change)):
+                if rows or (unknown is not None and await self.is_ours(change)):
                     return ChangeOutcome.DONE
                 await self._check_hold(change.completion)
                 return ChangeOutcome.STALE
@@ -189,7 +187,8 @@ class AppointmentStore:
         if await self._database.first("key_is_held", hold.org, hold.key, hold.owner) is None:
             raise lost_hold()
 
-    async def _is_ours(self, change: Change) -> bool:
+    async def is_ours(self, change: Change) -> bool:
+        """Whether the event at the change's version is the one we meant to write."""
         a = change.after
         row = await self._database.first("event_at", a.org, a.appointment_id, a.version)
         return (
@@ -274,3 +273,46 @@ def appointment_of_row(row: Any) -> Appointment:
         strategy=row["strategy"],
         considered=row["considered"],
     )
+
+
+async def write_change(connection: Any, change: Change) -> bool:
+    """Write a change, and the coach-days Redis is not told of; False when the appointment is not as it was any more,
+    the hold of its key is lost, or its new time is behind the fence of claims.
+
+    Raises asyncpg's ExclusionViolationError or UniqueViolationError when somebody has the new time.
+    """
+    a = change.after
+    kept = (None,) * 5 if change.completion is None else change.completion.values()
+    rows = await connection.fetch(
+        statement("change_appointment"),
+        a.org,
+        a.appointment_id,
+        a.version - 1,
+        a.status.value,
+        a.updated_at,
+        a.confirmed_at,
+        a.cancelled_at,
+        a.column,
+        a.start_time,
+        a.end_time,
+        a.occupied_start,
+        a.occupied_end,
+        day_start(a.local_day).date(),
+        a.strategy,
+        a.considered,
+        a.notes,
+        orjson.dumps(a.metadata),
+        change.type.value,
+        change.actor,
+        change.correlation_id,
+        change.reason,
+        change.token,
+        change.considered,
+        change.data,
+        *kept,
+        change.epoch,
+        change.revision,
+    )
+    if rows:
+        await note_repairs(connection, change.repairs)
+    return bool(rows)

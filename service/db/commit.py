@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -31,7 +31,10 @@ _log = get_logger("db.appointments")
 
 
 class NewBooking(msgspec.Struct, frozen=True, kw_only=True):
-    """A claimed booking on its way into Postgres: the appointment and what only its row and event hold."""
+    """A claimed booking on its way into Postgres: the appointment and what only its row and event hold.
+
+    `epoch` and `revision` are those its claim was made in; None when Redis was not asked.
+    """
 
     appointment: Appointment
     idempotency_key: str | None
@@ -40,6 +43,8 @@ class NewBooking(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str
     considered: bytes
     data: bytes
+    epoch: int | None = None
+    revision: int | None = None
 
 
 class CommitOutcome(StrEnum):
@@ -47,7 +52,8 @@ class CommitOutcome(StrEnum):
 
     taken: it is in Postgres. lost: a constraint refused it, somebody has that time. repeated: the idempotency key
     is in Postgres under another id, or another write's. held: another write under the key is being carried out.
-    expired: the reconciler gave the claim up before the row came.
+    expired: the reconciler gave the claim up before the row came. fenced: Redis has lost the claim, or its coach-day
+    was changed without Redis since; the time may still be free.
     """
 
     TAKEN = "taken"
@@ -55,10 +61,11 @@ class CommitOutcome(StrEnum):
     REPEATED = "repeated"
     HELD = "held"
     EXPIRED = "expired"
+    FENCED = "fenced"
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """A booking's outcome; for `repeated` the fingerprint and the answer that the key has."""
+    """A booking's outcome; the fingerprint and the answer that the key has, or that an earlier attempt wrote."""
 
     outcome: CommitOutcome
     fingerprint: bytes | None = None
@@ -112,14 +119,7 @@ class BookingCommitter:
             try:
                 prepared = await self._statement()
                 rows = await prepared.fetch(*_columns(bookings))
-                taken = {row["appointment_id"] for row in rows}
-                lost = [b for b in bookings if b.appointment.appointment_id not in taken]
-                reasons = await self._explain(lost) if lost else {}
-                done = Committed(CommitOutcome.TAKEN)
-                return [
-                    done if b.appointment.appointment_id in taken else reasons[b.appointment.appointment_id]
-                    for b in bookings
-                ]
+                return await outcomes_of(self._connection, bookings, rows)
             except TRY_AGAIN as problem:
                 _log.info("commit tried again", error=type(problem).__name__, attempt=attempt)
                 await asyncio.sleep(self._chance.uniform(0, 0.01 * 2**attempt))
@@ -150,26 +150,65 @@ class BookingCommitter:
         except BookingError as problem:
             return problem
 
-    async def _explain(self, lost: list[NewBooking]) -> dict[UUID, Committed]:
-        """Why each booking's row did not take; a row of its own id means that an earlier attempt did."""
-        rows = await self._connection.fetch(
-            statement("find_lost_bookings"),
-            [b.appointment.org for b in lost],
-            [b.appointment.appointment_id for b in lost],
-            [b.idempotency_key for b in lost],
+
+async def commit_within(connection: Any, bookings: list[NewBooking]) -> list[Committed]:
+    """Write bookings within a transaction that holds the gate's lock alone; what became of each.
+
+    Raises InvalidRequest when one of them holds something that cannot be stored; the transaction is lost then.
+    """
+    try:
+        rows = await connection.fetch(statement("commit_bookings"), *_columns(bookings))
+    except POISONED as problem:
+        raise InvalidRequest([("body", "holds something that cannot be stored")]) from problem
+    return await outcomes_of(connection, bookings, rows)
+
+
+async def find_attempted(connection: Any, bookings: list[tuple[int, UUID]]) -> dict[UUID, bytes]:
+    """The answers of those bookings (organization, id) that an earlier attempt wrote."""
+    rows = await connection.fetch(
+        statement("find_lost_bookings"),
+        [org for org, _ in bookings],
+        [appointment_id for _, appointment_id in bookings],
+        [None] * len(bookings),
+    )
+    return {row["wanted_id"]: row["data"] for row in rows if _is_own(row) and row["status"] != Status.VOID}
+
+
+async def outcomes_of(connection: Any, bookings: list[NewBooking], rows: Sequence[Any]) -> list[Committed]:
+    """What became of each booking, from what the statement returned; asks about those that did not take."""
+    taken = {row["appointment_id"] for row in rows if not row["fenced"]}
+    fenced = {row["appointment_id"] for row in rows if row["fenced"]}
+    lost = [b for b in bookings if b.appointment.appointment_id not in taken]
+    reasons = await _explain(connection, lost, fenced) if lost else {}
+    done = Committed(CommitOutcome.TAKEN)
+    return [done if b.appointment.appointment_id in taken else reasons[b.appointment.appointment_id] for b in bookings]
+
+
+async def _explain(connection: Any, lost: list[NewBooking], fenced: Collection[UUID]) -> dict[UUID, Committed]:
+    """Why each booking's row did not take; a row of its own id means that an earlier attempt did."""
+    rows = await connection.fetch(
+        statement("find_lost_bookings"),
+        [b.appointment.org for b in lost],
+        [b.appointment.appointment_id for b in lost],
+        [b.idempotency_key for b in lost],
+    )
+    found = {
+        b.appointment.appointment_id: Committed(
+            CommitOutcome.FENCED if b.appointment.appointment_id in fenced else CommitOutcome.LOST
         )
-        found = {b.appointment.appointment_id: Committed(CommitOutcome.LOST) for b in lost}
-        # What is said last counts: its own row before a booking's of the same key, before another write's.
-        for row in sorted(rows, key=lambda row: (row["appointment_id"] is not None) + _is_own(row)):
-            if row["held"]:
-                found[row["wanted_id"]] = Committed(CommitOutcome.HELD)
-            elif not _is_own(row):
-                found[row["wanted_id"]] = Committed(CommitOutcome.REPEATED, row["fingerprint"], row["data"])
-            elif row["status"] == Status.VOID:
-                found[row["wanted_id"]] = Committed(CommitOutcome.EXPIRED)
-            else:
-                found[row["wanted_id"]] = Committed(CommitOutcome.TAKEN)
-        return found
+        for b in lost
+    }
+    # What is said last counts: its own row before a booking's of the same key, before another write's.
+    for row in sorted(rows, key=lambda row: (row["appointment_id"] is not None) + _is_own(row)):
+        if row["held"]:
+            found[row["wanted_id"]] = Committed(CommitOutcome.HELD)
+        elif not _is_own(row):
+            found[row["wanted_id"]] = Committed(CommitOutcome.REPEATED, row["fingerprint"], row["data"])
+        elif row["status"] == Status.VOID:
+            found[row["wanted_id"]] = Committed(CommitOutcome.EXPIRED)
+        else:
+            found[row["wanted_id"]] = Committed(CommitOutcome.TAKEN, row["fingerprint"], row["data"])
+    return found
 
 
 def _is_own(row: Any) -> bool:
@@ -206,6 +245,8 @@ def _columns(bookings: list[NewBooking]) -> tuple[list[Any], ...]:
                 booking.correlation_id,
                 booking.considered,
                 booking.data,
+                booking.epoch,
+                booking.revision,
             )
         )
     return tuple(list(column) for column in zip(*rows, strict=True))

@@ -103,6 +103,10 @@ class RosterStore:
             has_endpoints=head["has_endpoints"],
         )
 
+    async def version_within(self, connection: Any, org: int) -> int:
+        """The version of an organization's roster as a transaction sees it."""
+        return await connection.fetchval(statement("roster_version"), org)
+
     async def version(self, org: int) -> int:
         """The version of an organization's roster."""
         head = await self._head(org)
@@ -118,9 +122,15 @@ class RosterStore:
         self, roster: Roster, columns: Sequence[int] | None, first_day: int, last_day: int
     ) -> dict[int, WeeklySchedule]:
         """Weekly schedules by column, with the overrides of the local dates around those UTC days."""
+        async with self._database.snapshot() as connection:
+            return await self._schedules(connection, roster, columns, first_day, last_day)
+
+    async def _schedules(
+        self, connection: Any, roster: Roster, columns: Sequence[int] | None, first_day: int, last_day: int
+    ) -> dict[int, WeeklySchedule]:
         wanted = None if columns is None else list(columns)
         windows: dict[int, list[list[Window]]] = {}
-        for row in await self._database.fetch("weekly_windows", roster.org, wanted):
+        for row in await connection.fetch(statement("weekly_windows"), roster.org, wanted):
             column: int = row["coach_no"]
             weekday: int = row["weekday"]
             if column not in windows:
@@ -128,7 +138,7 @@ class RosterStore:
             windows[column][weekday].append(Window(row["start_minute"], row["end_minute"]))
         overrides: dict[int, dict[date, tuple[Window, ...]]] = {}
         first, last = day_start(first_day - 2).date(), day_start(last_day + 2).date()
-        for row in await self._database.fetch("schedule_overrides", roster.org, wanted, first, last):
+        for row in await connection.fetch(statement("schedule_overrides"), roster.org, wanted, first, last):
             pairs = row["windows"]
             overrides.setdefault(row["coach_no"], {})[row["local_date"]] = tuple(
                 Window(a, b) for a, b in zip(pairs[::2], pairs[1::2], strict=True)
@@ -148,21 +158,32 @@ class RosterStore:
 
         Of two moments an appointment committed in between would be known by its count and missing from the cells.
         """
+        async with self._database.snapshot() as connection:
+            return await self.day_source_within(connection, roster, day, columns)
+
+    async def day_source_within(
+        self, connection: Any, roster: Roster, day: int, columns: Sequence[int] | None = None
+    ) -> DaySource:
+        """`day_source` as a transaction sees it."""
         wanted = None if columns is None else list(columns)
         start, end = day_start(day), day_start(day + 1)
         closed: dict[int, list[tuple[datetime, datetime]]] = {}
-        async with self._database.snapshot() as connection:
-            for row in await connection.fetch(statement("closed_periods"), roster.org, wanted, start, end):
-                closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
-            placed = await connection.fetch(statement("live_placements"), roster.org, wanted, start, end)
-            counted = await connection.fetch(statement("live_counts"), roster.org, wanted, start.date())
-        schedules = await self.schedules(roster, columns, day, day)
+        for row in await connection.fetch(statement("closed_periods"), roster.org, wanted, start, end):
+            closed.setdefault(row["coach_no"], []).append((row["starts_at"], row["ends_at"]))
+        placed = await connection.fetch(statement("live_placements"), roster.org, wanted, start, end)
+        counted = await connection.fetch(statement("live_counts"), roster.org, wanted, start.date())
+        schedules = await self._schedules(connection, roster, columns, day, day)
         return DaySource(schedules, closed, [_coach_day(row) for row in placed], [_coach_day(row) for row in counted])
 
     async def deficits(self, roster: Roster) -> dict[int, int]:
         """What each coach is owed by Postgres' account, in millionths of an appointment; sums to 0."""
+        async with self._database.snapshot() as connection:
+            return await self.deficits_within(connection, roster.org)
+
+    async def deficits_within(self, connection: Any, org: int) -> dict[int, int]:
+        """`deficits` as a transaction sees them."""
         owed: dict[int, int] = {}
-        for row in await self._database.fetch("considered_of_live", roster.org):
+        for row in await connection.fetch(statement("considered_of_live"), org):
             considered = unpack_considered(row["considered"])
             if sum(c.share for c in considered) != APPOINTMENT_UNITS:
                 continue

@@ -48,6 +48,8 @@ from service.outside.crm import Crm
 READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
 FORGET_S = 600.0
 _FILL_S = 60.0
+_HEAL_S = 1.0
+_FORGET_REPAIRS_S = 15.0
 _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
 _OVERDUE_S = 30.0
@@ -121,6 +123,8 @@ def build_worker(
     watch_grid: WatchGrid,
     apply_event: ApplyCalendarEvent,
     reconcile: Reconcile,
+    heal: Callable[[], Awaitable[int]],
+    forget_repairs: Callable[[], Awaitable[None]],
     sync_calendars: Callable[[], Awaitable[int]],
     forget_keys: Callable[[], Awaitable[int]],
     times: WorkerTimes,
@@ -203,6 +207,8 @@ def build_worker(
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
+        every("grid repairs", _HEAL_S, heal),
+        every("old repairs", _FORGET_REPAIRS_S, forget_repairs),
         every("grid watch", _WATCH_GRID_S, watch_grid),
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),
         every("overdue events", _OVERDUE_S, overdue),

@@ -1,4 +1,4 @@
-"""Booking: claim the slot in Redis, commit it to Postgres, settle, answer.
+"""Booking: claim the slot in Redis, commit it to Postgres, settle, answer. Without Redis, Postgres decides alone.
 
 The whole promise of the service is in this file. Redis decides who gets a time, atomically and for everybody
 waiting at once; Postgres makes it true, with constraints that refuse whatever Redis got wrong; settling tells
@@ -9,6 +9,7 @@ claim, and the reconciler ends it one way or the other.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from service.domain.appointment import Appointment, render
 from service.domain.event import EventType, heard_by
 from service.errors import (
     BookingError,
+    GateClosed,
     IdempotencyInProgress,
     IdempotencyKeyReused,
     OutcomeUnknown,
@@ -31,11 +33,14 @@ from service.errors import (
 )
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.book_ungated import BookUngated, Refused, Written, days_of
 from service.operations.caller import Caller
 from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
+from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import GridKeeper
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import Rosters
+from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
 
 CLAIM_ATTEMPTS = 6
@@ -67,6 +72,9 @@ class Book:
         rosters: Rosters,
         keeper: GridKeeper,
         claiming: Claiming,
+        ungated: BookUngated,
+        heal: HealGrid,
+        settle: SettleChange,
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
@@ -77,6 +85,9 @@ class Book:
         self._rosters = rosters
         self._keeper = keeper
         self._claiming = claiming
+        self._ungated = ungated
+        self._heal = heal
+        self._settling = settle
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
@@ -103,16 +114,24 @@ class Book:
                     continue  # what an old roster refuses a new one may not
                 return await self._replay_or_raise(problem, request, caller, rate)
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
-            reply = await self._claiming.ask(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
-            if reply.outcome is ClaimOutcome.CLAIMED:
-                booked = await self._commit(request, caller, plan, appointment_id, reply)
+            try:
+                reply = await self._claiming.ask(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
+            except GateClosed:
+                # Should the claim be in Redis after all, the reconciler gives it up: its id is never written.
+                reply = None
+            if reply is None or reply.outcome is ClaimOutcome.CLAIMED:
+                booked = await (
+                    self._without_redis(request, caller)
+                    if reply is None
+                    else self._commit(request, caller, plan, appointment_id, reply)
+                )
                 if booked is not None:
                     return booked
                 attempts += 1
             elif reply.outcome is ClaimOutcome.IN_PROGRESS:
-                if clock() >= give_up:
-                    raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
-                await asyncio.sleep(DUPLICATE_LOOK_S)
+                replay = await self._wait_for_duplicate(request, caller, last=clock() >= give_up)
+                if replay is not None:
+                    return replay
             elif reply.outcome not in LOOK_AGAIN:
                 return await self._not_claimed(request, caller, plan, reply)
             elif clock() >= give_up:
@@ -120,6 +139,46 @@ class Book:
             else:
                 await self._claiming.catch_up(plan, reply)
         raise Unavailable("repeated attempts at this time came to no answer")
+
+    async def _wait_for_duplicate(self, request: BookingRequest, caller: Caller, *, last: bool) -> Booked | None:
+        """Wait a moment for the same request; `last`: its answer from Postgres. Raises IdempotencyInProgress then."""
+        if not last:
+            await asyncio.sleep(DUPLICATE_LOOK_S)
+            return None
+        # Redis may have lost its answer, or who set the mark may have gone on without Redis.
+        replay = await self._stored_answer(request, caller)
+        if replay is None:
+            raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
+        return replay
+
+    async def _without_redis(self, request: BookingRequest, caller: Caller) -> Booked | None:
+        """Book with Postgres alone; None when it must be tried again."""
+        try:
+            decided = await self._ungated(request, caller)
+        except OutcomeUnknown:
+            self._metrics.unknown_commits.inc()
+            raise
+        except Unavailable:
+            raise
+        except BookingError as problem:
+            replay = await self._stored_answer(request, caller)
+            if replay is None:
+                raise problem
+            return replay
+        match decided:
+            case Written(appointment_id=appointment_id, body=body):
+                return Booked(str(appointment_id), body, replayed=False)
+            case Refused(plan=plan):
+                replay = await self._stored_answer(request, caller)
+                if replay is not None:
+                    return replay
+                raise await self._claiming.taken(plan, time.monotonic_ns())
+            case Committed(outcome=CommitOutcome.REPEATED):
+                return _checked_replay(request, decided.fingerprint, decided.answer)
+            case Committed(outcome=CommitOutcome.HELD):
+                raise _held()
+            case _:
+                return None
 
     async def _not_claimed(self, request: BookingRequest, caller: Caller, plan: Plan, reply: ClaimReply) -> Booked:
         """The answer the key has, or why there is none: the time is taken, the key stands for another request."""
@@ -177,6 +236,8 @@ class Book:
                 correlation_id=caller.correlation_id,
                 considered=considered,
                 data=body,
+                epoch=reply.epoch,
+                revision=reply.revision,
             )
             committed = await self._committer.commit(booking)
         except (OutcomeUnknown, asyncio.CancelledError):
@@ -202,14 +263,10 @@ class Book:
             streams=heard_by(EventType.CREATED, endpoints=plan.roster.has_endpoints),
             answer=answer,
         )
-        try:
-            if await self._gate.settle(settlement) is SettleOutcome.ABSENT:
-                # Redis lost the claim meanwhile: a day derived between that and the commit misses the booking.
-                await self._keeper.repair(appointment.org, [appointment.column], _days(plan, appointment))
-        except Unavailable as problem:
-            # Committed is committed: the answer is 201, and the reconciler announces it when Redis is back.
-            self._metrics.unsettled.inc()
-            _log.warning("booking not settled", appointment_id=str(appointment.appointment_id), error=problem.message)
+        # Committed is committed: whatever Redis says, the answer is 201.
+        if await self._settling.settle(settlement) is SettleOutcome.ABSENT:
+            # Redis lost the claim meanwhile: a day derived between that and the commit misses the booking.
+            await self._repair(plan, appointment)
 
     async def _lost(
         self, request: BookingRequest, plan: Plan, appointment: Appointment, committed: Committed
@@ -218,13 +275,25 @@ class Book:
         if committed.outcome is CommitOutcome.REPEATED:
             return _checked_replay(request, committed.fingerprint, committed.answer)
         if committed.outcome is CommitOutcome.HELD:
-            raise IdempotencyInProgress("another request with this idempotency key is still being carried out")
+            raise _held()
         if committed.outcome is CommitOutcome.LOST:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()
             _log.warning("backstop conflict", coach_id=appointment.coach_id, start=appointment.start_time.isoformat())
-            await self._keeper.repair(appointment.org, [appointment.column], _days(plan, appointment))
+            await self._repair(plan, appointment)
+        if committed.outcome is CommitOutcome.FENCED:
+            self._metrics.fenced_commits.inc()
+            try:
+                await self._heal.coach(appointment.org, appointment.column)
+            except Unavailable as problem:
+                _log.info("coach-day not repaired", coach_id=appointment.coach_id, error=problem.message)
         return None
+
+    async def _repair(self, plan: Plan, appointment: Appointment) -> None:
+        try:
+            await self._keeper.repair(appointment.org, [appointment.column], sorted(days_of(plan)))
+        except Unavailable as problem:
+            _log.info("coach-day not repaired", coach_id=appointment.coach_id, error=problem.message)
 
     async def _release(self, request: BookingRequest, plan: Plan, appointment: Appointment) -> None:
         release = Release(
@@ -250,9 +319,12 @@ class Book:
         if mark is None:
             raise problem
         admission = Admission(caller.org, rate=caller.rate if rate.state is None else None, mark=mark)
-        reply = await self._claiming.ask(admission, rate)
-        if reply.outcome is ClaimOutcome.REPLAY:
-            return _replayed(reply.first)
+        try:
+            reply = await self._claiming.ask(admission, rate)
+            if reply.outcome is ClaimOutcome.REPLAY:
+                return _replayed(reply.first)
+        except GateClosed:
+            pass  # Postgres knows as well
         replay = await self._stored_answer(request, caller)
         if replay is None:
             raise problem
@@ -266,11 +338,6 @@ class Book:
         return None if stored is None else _checked_replay(request, *stored)
 
 
-def _days(plan: Plan, appointment: Appointment) -> list[int]:
-    """The days of the grid an appointment shows in: where its cells lie, and the one it counts on."""
-    return sorted({part.day for part in plan.placement.segments()} | {appointment.local_day})
-
-
 def _replayed(body: bytes) -> Booked:
     return Booked("", body, replayed=True)
 
@@ -279,6 +346,10 @@ def _checked_replay(request: BookingRequest, fingerprint: bytes | None, answer: 
     if fingerprint is None or answer is None or fingerprint.hex() != request.fingerprint:
         raise _reused()
     return _replayed(answer)
+
+
+def _held() -> IdempotencyInProgress:
+    return IdempotencyInProgress("another request with this idempotency key is still being carried out")
 
 
 def _reused() -> IdempotencyKeyReused:

@@ -23,7 +23,7 @@ from service.errors import NotFound, StateConflict, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.rosters import Rosters
-from service.operations.settle_change import SettleChange, placement_of
+from service.operations.settle_change import SettleChange, coach_days_of, placement_of
 from service.operations.tracking import TrackedTasks
 
 ATTEMPTS = 5
@@ -147,8 +147,7 @@ class ChangeAppointment:
                 return before
             after = step.make(before, self._clock.now())
             token = uuid.UUID(int=uuid_utils.uuid7().int) if step.status is Status.CANCELLED else None
-            if token is not None:
-                await self._note_release(before, token)
+            noted = token is None or await self._note_release(before, token)
             change = Change(
                 after=after,
                 type=step.kind,
@@ -158,6 +157,8 @@ class ChangeAppointment:
                 reason=step.reason,
                 data=render(after),
                 completion=None if step.complete is None else step.complete(after),
+                # Redis will not hear of it from us: whoever finds it back puts the coach-days right.
+                repairs=() if noted else (coach_days_of(before),),
             )
             if await self._appointments.change(change) is ChangeOutcome.DONE:
                 await self._settle.announce(after, step.kind)
@@ -169,7 +170,8 @@ class ChangeAppointment:
                 await self._settle.drop(before, token.hex)
         raise StateConflict("the appointment kept changing; look at it and try again")
 
-    async def _note_release(self, appointment: Appointment, token: uuid.UUID) -> None:
+    async def _note_release(self, appointment: Appointment, token: uuid.UUID) -> bool:
+        """Note in Redis that the appointment's time will be free; False when Redis cannot be told."""
         roster = await self._rosters.get(appointment.org)
         considered = await self._appointments.last_considered(appointment.org, appointment.appointment_id)
         try:
@@ -184,6 +186,8 @@ class ChangeAppointment:
                 considered,
             )
         except Unavailable as problem:
-            # Cancelling must not need Redis: the time stays hidden until the grid is compared with Postgres.
+            # Cancelling must not need Redis.
             self._metrics.unsettled.inc()
-            _log.warning("release not noted", appointment_id=str(appointment.appointment_id), error=problem.message)
+            _log.info("release not noted", appointment_id=str(appointment.appointment_id), error=problem.message)
+            return False
+        return True

@@ -12,10 +12,11 @@ from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.domain.grid import CELL_MINUTES
-from service.errors import RateLimitExceeded, SlotUnavailable
+from service.errors import GateClosed, RateLimitExceeded, SlotUnavailable
 from service.metrics import Metrics
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
+from service.operations.local_rates import LocalRates
 from service.operations.plan_booking import Plan
 from service.operations.rosters import Rosters
 
@@ -35,17 +36,30 @@ class Claiming:
     """Asks the gate."""
 
     def __init__(
-        self, *, gate: Gate, rosters: Rosters, keeper: GridKeeper, availability: FindAvailability, metrics: Metrics
+        self,
+        *,
+        gate: Gate,
+        rates: LocalRates,
+        rosters: Rosters,
+        keeper: GridKeeper,
+        availability: FindAvailability,
+        metrics: Metrics,
     ) -> None:
         self._gate = gate
+        self._rates = rates
         self._rosters = rosters
         self._keeper = keeper
         self._availability = availability
         self._counted = {outcome: metrics.claims.labels(outcome.value) for outcome in ClaimOutcome}
 
     async def ask(self, admission: Admission, rate: RateSeen) -> ClaimReply:
-        """The gate's reply. Raises RateLimitExceeded when it counted the request as one too many, or Unavailable."""
-        reply = await self._gate.admit(admission)
+        """The gate's reply. Raises RateLimitExceeded when the request was one too many, GateClosed or Unavailable."""
+        try:
+            reply = await self._gate.admit(admission)
+        except GateClosed:
+            if admission.rate is not None:
+                rate.state = self._rates.count(admission.rate)
+            raise
         self._counted[reply.outcome].inc()
         if admission.rate is not None:
             rate.state = RateState.after(admission.rate, reply.rate_count, reply.rate_reset_ms)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from service.claims.grid import GridStore, whole
+from service.claims.grid import GridStore, PlanesRead, whole
 from service.clock import Clock
 from service.domain.appointment import show_time
 from service.domain.calendar import Calendar, Coach, Roster, earliest_start, latest_start
@@ -31,8 +31,9 @@ from service.domain.grid import (
     instant_of,
 )
 from service.domain.zones import aligned_cells, day_bounds, local_date, zone
-from service.errors import Unavailable
+from service.errors import GateClosed, Unavailable
 from service.operations.keep_grid import GridKeeper
+from service.operations.postgres_grids import PostgresGrids
 from service.operations.rosters import Rosters
 
 ATTEMPTS = 10
@@ -73,8 +74,11 @@ class FreeSlots:
 class FindAvailability:
     """Searches the grid."""
 
-    def __init__(self, grid: GridStore, keeper: GridKeeper, rosters: Rosters, clock: Clock) -> None:
+    def __init__(
+        self, grid: GridStore, keeper: GridKeeper, rosters: Rosters, postgres: PostgresGrids, clock: Clock
+    ) -> None:
         self._grid = grid
+        self._postgres = postgres
         self._keeper = keeper
         self._rosters = rosters
         self._clock = clock
@@ -185,7 +189,16 @@ class FindAvailability:
         return free & allowed, planes
 
     async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
-        """Planes and full rows; missing days are derived first. Raises _RowsChanged or Unavailable."""
+        """Planes and full rows; missing days are derived first. Raises _RowsChanged or Unavailable.
+
+        Where Redis cannot be asked, Postgres is.
+        """
+        try:
+            return await self._read_grid(roster, days, local_days)
+        except GateClosed:
+            return _joined(roster, days, await self._postgres.read(roster, days, local_days))
+
+    async def _read_grid(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
         for _ in range(ATTEMPTS):
             async with self._reading:
                 read = await self._grid.read(roster.org, days, local_days)
@@ -196,14 +209,18 @@ class FindAvailability:
             }
             missing |= {day for day, row in read.full.items() if row is None or len(row) != roster.width}
             if not missing:
-                return (
-                    Planes.join(days.start, roster.width, [planes for planes in read.days if planes is not None]),
-                    {day: int.from_bytes(row or b"", "big") for day, row in read.full.items()},
-                )
+                return _joined(roster, days, read)
             await self._keeper.derive(roster.org, sorted(missing))
             if (await self._rosters.get(roster.org)).width != roster.width:
                 raise _RowsChanged
         raise Unavailable("the grid kept changing while it was read")
+
+
+def _joined(roster: Roster, days: range, read: PlanesRead) -> tuple[Planes, dict[int, int]]:
+    return (
+        Planes.join(days.start, roster.width, [planes for planes in read.days if planes is not None]),
+        {day: int.from_bytes(row or b"", "big") for day, row in read.full.items()},
+    )
 
 
 def _local_day(instant: datetime, name: str) -> int:

@@ -127,13 +127,14 @@ class GridKeeper:
         A day that is not in Redis is no difference: it will be derived when it is needed.
         """
         roster = await self._rosters.get(org)
-        opened = occupied = counted = 0
+        opened = occupied = counted = revision = 0
         for day in days:
             for column in columns:
                 found = await self._repair_one(roster, day, column, write=write)
                 opened, occupied, counted = opened + found.open, occupied + found.occupied, counted + found.count
+                revision = max(revision, found.revision)
         outcome = DeriveOutcome.REPAIRED if write else DeriveOutcome.COMPARED
-        return Differences(outcome, opened, occupied, counted)
+        return Differences(outcome, opened, occupied, counted, revision)
 
     async def _repair_one(self, roster: Roster, day: int, column: int, *, write: bool) -> Differences:
         give_up = asyncio.get_running_loop().time() + PATIENCE_S

@@ -8,7 +8,9 @@ claim to the end both times are taken; then the token frees one of them, the oth
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from functools import partial
 
 import msgspec
 import uuid_utils
@@ -19,17 +21,21 @@ from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
 from service.db.idempotency import Complete
-from service.domain.appointment import Appointment, Status, Versions, check_version, render
-from service.errors import NotFound, OutcomeUnknown, StateConflict, Unavailable
+from service.domain.appointment import Appointment, Versions, check_version, render
+from service.domain.coach_grid import Claimed
+from service.errors import GateClosed, NotFound, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.book_ungated import Refused
 from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
+from service.operations.heal_grid import HealGrid
+from service.operations.move_ungated import Make, MoveUngated, repairs_of
 from service.operations.plan_move import (
     MovePlan,
     MoveWish,
     kind_of,
     moved,
-    plan_move,
+    plan_checked_move,
     release_of_new,
     release_of_old,
     with_details,
@@ -56,10 +62,14 @@ class MoveAppointment:
         claiming: Claiming,
         grid: GridStore,
         settle: SettleChange,
+        ungated: MoveUngated,
+        heal: HealGrid,
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
+        self._ungated = ungated
+        self._heal = heal
         self._appointments = appointments
         self._rosters = rosters
         self._claiming = claiming
@@ -113,20 +123,26 @@ class MoveAppointment:
         attempts = 0
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
-        while attempts < ATTEMPTS:
+        while attempts < ATTEMPTS and clock() < give_up:
             before = await self._current(org, appointment_id, versions)
             move = await self._plan(before, wish)
             token = uuid.UUID(int=uuid_utils.uuid7().int)
+            claimed: ClaimReply | None = None
             if move is None:
                 after, considered = with_details(before, wish), None
                 if render(after) == render(before):  # Python calls 1 and true equal
                     return before
                 after = msgspec.structs.replace(after, version=before.version + 1, updated_at=self._clock.now())
             else:
-                reply = await self._claim(move, token)
+                make = partial(self._change_ungated, wish, actor, correlation_id, reason, complete)
+                done, claimed = await self._claim_or_move(move, token, wish, versions, make)
+                if done is not None:
+                    return done
+                if claimed is None:
+                    attempts += 1
+                    continue
+                reply = claimed
                 if reply.outcome in LOOK_AGAIN:
-                    if clock() >= give_up:
-                        break
                     await self._claiming.catch_up(move.plan, reply)
                     continue
                 after = self._moved(move, wish, reply) if reply.outcome is ClaimOutcome.CLAIMED else None
@@ -134,8 +150,6 @@ class MoveAppointment:
                     # Its own coach is taken by itself: what another move of it holds is no reason to go elsewhere.
                     if after is not None:
                         await self._give_up(token.hex, before, after)
-                    if clock() >= give_up:
-                        break
                     await asyncio.sleep(_PAUSE_S)
                     continue
                 if after is None:
@@ -151,6 +165,8 @@ class MoveAppointment:
                 data=render(after),
                 considered=considered,
                 completion=None if complete is None else complete(after),
+                epoch=None if claimed is None else claimed.epoch,
+                revision=None if claimed is None else claimed.revision,
             )
             if await self._commit(before, change):
                 return after
@@ -168,13 +184,55 @@ class MoveAppointment:
         """Where it would go; None when only what is noted with it changes."""
         roster = await self._rosters.current(before.org)
         considered = await self._appointments.last_considered(before.org, before.appointment_id)
-        move = plan_move(before, wish, roster, considered, self._clock.now())
-        if move is not None and before.status is not Status.SCHEDULED:
-            raise StateConflict(
-                f"the appointment is {before.status.value} and cannot be moved",
-                details={"status": before.status.value},
-            )
-        return move
+        return plan_checked_move(before, wish, roster, considered, self._clock.now())
+
+    async def _claim_or_move(
+        self, move: MovePlan, token: uuid.UUID, wish: MoveWish, versions: Versions, make: Make
+    ) -> tuple[Appointment | None, ClaimReply | None]:
+        """The gate's reply, or without Redis the appointment after the move; neither: it must be looked at again."""
+        try:
+            return None, await self._claim(move, token)
+        except GateClosed:
+            # Should the claim be in Redis after all, the reconciler gives it up: no event has its token.
+            before = move.before
+            return await self._without_redis(before.org, before.appointment_id, wish, versions, make), None
+
+    async def _without_redis(
+        self, org: int, appointment_id: uuid.UUID, wish: MoveWish, versions: Versions, make: Make
+    ) -> Appointment | None:
+        """Move with Postgres alone; None when it must be looked at again."""
+        try:
+            moved = await self._ungated(org, appointment_id, wish, versions, make)
+        except OutcomeUnknown:
+            self._metrics.unknown_commits.inc()
+            raise
+        if isinstance(moved, Refused):
+            raise await self._claiming.taken(moved.plan, time.monotonic_ns())
+        return moved
+
+    def _change_ungated(
+        self,
+        wish: MoveWish,
+        actor: str,
+        correlation_id: str,
+        reason: str | None,
+        complete: Complete[Appointment] | None,
+        move: MovePlan,
+        claimed: Claimed,
+    ) -> Change:
+        after = moved(move, with_details(move.before, wish), claimed.column, len(claimed.considered), self._clock.now())
+        return Change(
+            after=after,
+            type=kind_of(move.before, after),
+            token=None,
+            actor=actor,
+            correlation_id=correlation_id,
+            reason=reason,
+            data=render(after),
+            considered=claimed.packed() or None,
+            completion=None if complete is None else complete(after),
+            repairs=repairs_of(move, after),
+        )
 
     async def _claim(self, move: MovePlan, token: uuid.UUID) -> ClaimReply:
         """The gate's reply: claimed, taken, or what there is to catch up with. Raises Unavailable."""
@@ -204,7 +262,10 @@ class MoveAppointment:
 
     async def _is_moving(self, before: Appointment, token: uuid.UUID) -> bool:
         """Whether another move of the appointment is under way, or its end not known yet."""
-        pending = await self._grid.pending()
+        try:
+            pending = await self._grid.pending()
+        except GateClosed:
+            return False  # who moves now goes by Postgres
         return any(
             entry.kind == "move" and entry.appointment == before.appointment_id.hex
             for other, entry in pending.items()
@@ -231,12 +292,22 @@ class MoveAppointment:
             return True
         if token is not None:
             await self._give_up(token.hex, before, after)
+        if change.epoch is not None and outcome is ChangeOutcome.STALE:
+            await self._look_behind(after)
         if outcome is ChangeOutcome.TAKEN:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()
             _log.warning("backstop conflict", coach_id=after.coach_id, start=after.start_time.isoformat())
             await self._settle.repair(after)
         return False
+
+    async def _look_behind(self, after: Appointment) -> None:
+        """Repair what may have fenced the claim: the new coach-day was changed without Redis."""
+        try:
+            if await self._heal.coach(after.org, after.column):
+                self._metrics.fenced_commits.inc()
+        except Unavailable as problem:
+            _log.info("coach-day not repaired", coach_id=after.coach_id, error=problem.message)
 
     async def _give_up(self, token: str, before: Appointment, after: Appointment) -> None:
         """Free the time a move would have had.

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from service.claims.messages import OwnTime, Release, Search, Side
-from service.domain.appointment import Appointment
+from service.domain.appointment import Appointment, Status
 from service.domain.assignment import Strategy
 from service.domain.calendar import Roster
 from service.domain.event import EventType
 from service.domain.grid import CELL_MINUTES, Placement, instant_of
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, StateConflict
 from service.operations.plan_booking import Plan, check_end, check_start, columns_of, local_day_of, zones_at
 from service.operations.settle_change import placement_of
 
@@ -77,6 +77,18 @@ def plan_move(before: Appointment, wish: MoveWish, roster: Roster, considered: b
     search = Search.OTHERS if wish.others_only else Search.KEEP if coach is None else Search.ANY
     own = OwnTime(before.appointment_id.hex, before.column, placement_of(before), before.local_day, considered, search)
     return MovePlan(before, Plan(roster, calendar, coach, placement, zones, strategy), own)
+
+
+def plan_checked_move(
+    before: Appointment, wish: MoveWish, roster: Roster, considered: bytes, now: datetime
+) -> MovePlan | None:
+    """`plan_move` of an appointment that may be moved. Raises StateConflict for one that is over or cancelled."""
+    move = plan_move(before, wish, roster, considered, now)
+    if move is not None and before.status is not Status.SCHEDULED:
+        raise StateConflict(
+            f"the appointment is {before.status.value} and cannot be moved", details={"status": before.status.value}
+        )
+    return move
 
 
 def with_details(before: Appointment, wish: MoveWish) -> Appointment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +10,9 @@ from service.clock import Clock
 from service.db.connection import Database
 from service.db.rosters import RosterStore
 from service.domain.grid import day_of
+from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters, grid_days
-
-DEFICIT_LOOKS = 5
-PAUSE_S = 0.2
 
 Progress = Callable[[str], None]
 
@@ -53,6 +50,7 @@ class Rebuild:
         grid: GridStore,
         rosters: Rosters,
         keeper: GridKeeper,
+        deficits: KeepDeficits,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -60,6 +58,7 @@ class Rebuild:
         self._grid = grid
         self._rosters = rosters
         self._keeper = keeper
+        self._deficits = deficits
         self._clock = clock
 
     async def __call__(self, progress: Progress) -> int:
@@ -75,7 +74,7 @@ class Rebuild:
                 await self._keeper.derive(org, [day])
                 repaired += (await self._keeper.check_day(org, day, write=True)).total
                 progress(name)
-            repaired += await self._repair_deficits(org)
+            repaired += await self._deficits.repair(org)
         return repaired
 
     async def steps(self) -> int:
@@ -98,38 +97,10 @@ class Rebuild:
                     differences += (await self._keeper.check_day(org, day, write=False)).total
                 progress(name)
             overlaps = await self._database.first("count_overlaps", org)
-            seen, differing = await self._compare_deficits(org)
+            seen, differing = await self._deficits.compare(org)
             found.append(
                 Findings(
                     name, overlaps["pairs"] if overlaps else 0, differences, len(missing), sum(seen), len(differing)
                 )
             )
         return found
-
-    async def _compare_deficits(self, org: int) -> tuple[list[int], dict[int, int]]:
-        """(deficits in Redis, what Postgres says of the columns that differ), looked at while nothing is pending.
-
-        Bookings under way make the two sides differ for a moment, so a difference counts only when it stays.
-        """
-        seen, differing = list[int](), dict[int, int]()
-        for _ in range(DEFICIT_LOOKS):
-            roster = await self._rosters.get(org)
-            columns = roster.width * 8
-            if await self._grid.has_roster(org) is None:
-                return [], {}
-            before = await self._grid.deficits(org, columns)
-            wanted = await self._store.deficits(roster)
-            pending = any(entry.org == org for entry in (await self._grid.pending()).values())
-            after = await self._grid.deficits(org, columns)
-            seen = after
-            differing = {c: wanted.get(c, 0) for c in range(columns) if after[c] != wanted.get(c, 0)}
-            if not differing or (before == after and not pending):
-                return seen, differing
-            await asyncio.sleep(PAUSE_S)
-        return seen, differing
-
-    async def _repair_deficits(self, org: int) -> int:
-        seen, differing = await self._compare_deficits(org)
-        if differing and await self._grid.set_deficits(org, differing, seen):
-            return len(differing)
-        return 0

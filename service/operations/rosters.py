@@ -48,7 +48,7 @@ class Rosters:
         try:
             version = await self._grid.has_roster(org)
         except Unavailable:
-            return kept
+            version = await self._store.version(org)
         return kept if version == kept.version else await self.refresh(org, kept)
 
     async def refresh(self, org: int, seen: Roster | None) -> Roster:

@@ -6,9 +6,12 @@ stays pending there, and the reconciler tells it.
 
 from __future__ import annotations
 
+from collections import deque
+
 from service.claims.gate import Gate
 from service.claims.messages import Release, Settlement
-from service.claims.scripts import ReleaseOutcome
+from service.claims.scripts import ReleaseOutcome, SettleOutcome
+from service.db.gate import CoachDays
 from service.domain.appointment import Appointment
 from service.domain.event import EventType, heard_by
 from service.domain.grid import Placement
@@ -17,6 +20,8 @@ from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters
+
+MOST_LATE = 10_000
 
 _log = get_logger("operations.settle_change")
 
@@ -29,11 +34,13 @@ class SettleChange:
         self._keeper = keeper
         self._rosters = rosters
         self._metrics = metrics
+        # What Redis could not be told; whatever is lost of it, the sweeper and the reconciler find.
+        self._late: deque[Settlement] = deque(maxlen=MOST_LATE)
 
     async def announce(self, after: Appointment, kind: EventType) -> None:
         """Tell every destination that must hear of the change."""
         event = f"{after.org} {after.appointment_id.hex} {after.version}"
-        await self._settle(Settlement(after.org, None, event, await self.streams(after.org, kind)))
+        await self.settle(Settlement(after.org, None, event, await self.streams(after.org, kind)))
 
     async def streams(self, org: int, kind: EventType) -> tuple[str, ...]:
         """Whose streams such an event of an organization enters.
@@ -52,7 +59,7 @@ class SettleChange:
 
         What they freed may have been taken for ours meanwhile by a repair that saw the note: it is looked at again.
         """
-        await self._settle(Settlement(before.org, token, None, ()))
+        await self.settle(Settlement(before.org, token, None, ()))
         await self.repair(before)
 
     async def free(self, release: Release, *places: Appointment) -> None:
@@ -83,12 +90,22 @@ class SettleChange:
         except Unavailable as problem:
             _log.warning("coach-days not repaired", org=org, column=column, days=days, error=problem.message)
 
-    async def _settle(self, settlement: Settlement) -> None:
+    async def settle(self, settlement: Settlement) -> SettleOutcome | None:
+        """Tell Redis of a committed change, now or when it can be told again (then None)."""
         try:
-            await self._gate.settle(settlement)
+            return await self._gate.settle(settlement)
         except Unavailable as problem:
             self._metrics.unsettled.inc()
-            _log.warning("change not settled", settled_event=settlement.event, error=problem.message)
+            if not self._late:  # the first of an outage stands for all
+                _log.warning("changes not settled", settled_event=settlement.event, error=problem.message)
+            self._late.append(settlement)
+            return None
+
+    async def tell_late(self) -> None:
+        """Tell Redis what it could not be told before. Raises Unavailable."""
+        while self._late:
+            await self._gate.settle(self._late[0])
+            self._late.popleft()
 
 
 def placement_of(appointment: Appointment) -> Placement:
@@ -96,3 +113,9 @@ def placement_of(appointment: Appointment) -> Placement:
     plain = Placement.of(appointment.start_time, appointment.end_time)
     framed = Placement.of(appointment.occupied_start, appointment.occupied_end)
     return Placement(plain.start, plain.end, framed.start, framed.end)
+
+
+def coach_days_of(appointment: Appointment) -> CoachDays:
+    """The coach-days an appointment shows in."""
+    days = {day for day, _, _ in placement_of(appointment).occupied_runs()} | {appointment.local_day}
+    return CoachDays(appointment.org, appointment.column, min(days), max(days))

@@ -16,11 +16,12 @@ import uuid_utils
 
 from service.claims.grid import GridStore, PendingEntry
 from service.clock import Clock
+from service.db.gate import GateStore
 from service.db.idempotency import Complete
 from service.db.people import PeopleStore
 from service.db.time_off import Source, TimeOffRecord, TimeOffStore
 from service.domain.grid import day_of, instant_of
-from service.errors import InvalidRequest, OutcomeUnknown, Unavailable
+from service.errors import GateClosed, InvalidRequest, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.operations.change import ChangeAppointment
 from service.operations.keep_grid import GridKeeper
@@ -70,6 +71,7 @@ class TimeOff:
         periods: TimeOffStore,
         change: ChangeAppointment,
         move: MoveAppointment,
+        gate: GateStore,
         grid: GridStore,
         keeper: GridKeeper,
         rosters: Rosters,
@@ -81,6 +83,7 @@ class TimeOff:
         self._periods = periods
         self._change = change
         self._move = move
+        self._gate = gate
         self._grid = grid
         self._keeper = keeper
         self._rosters = rosters
@@ -145,7 +148,8 @@ class TimeOff:
     async def _show(self, org: int, period: TimeOffRecord) -> bool:
         """Close the period in the grid and wait for the claims made before; False when that came to no end.
 
-        Without Redis nothing new is claimed, and what was claimed has ended when this gives up.
+        Where Redis cannot be asked, waiting for what is being committed is enough: the period is noted as a change the
+        grid was not told of, so claims made before are fenced, and who decides without Redis sees it.
         """
         now = asyncio.get_running_loop().time
         give_up = now() + self._patience_s
@@ -156,6 +160,8 @@ class TimeOff:
                 while claims and now() < give_up:
                     await asyncio.sleep(_LOOK_S)
                     claims &= (await self._grid.pending()).keys()
+            except GateClosed:
+                return await self._wait_for_commits(org)
             except Unavailable as problem:
                 if now() >= give_up:
                     _log.warning("time off not shown", org=org, error=problem.message)
@@ -165,6 +171,14 @@ class TimeOff:
             if claims:
                 _log.warning("claims not waited for", org=org, count=len(claims))
             return not claims
+
+    async def _wait_for_commits(self, org: int) -> bool:
+        try:
+            await self._gate.wait_for_commits()
+        except (Unavailable, OutcomeUnknown) as problem:
+            _log.warning("commits not waited for", org=org, error=problem.message)
+            return False
+        return True
 
     async def _treat(self, org: int, period: TimeOffRecord, treat: Treatment) -> list[Affected]:
         """Treat everything inside, until a look finds nothing that was not treated."""

@@ -10,6 +10,7 @@ from service.clock import Clock
 from service.db.rosters import RosterStore
 from service.domain.grid import day_of
 from service.logs import get_logger
+from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters, grid_days
 
@@ -17,12 +18,15 @@ _log = get_logger("operations.watch_grid")
 
 
 class WatchGrid:
-    """One day of one organization a call, in turn."""
+    """One day of one organization a call, in turn, and after its last one what its coaches are owed."""
 
-    def __init__(self, store: RosterStore, rosters: Rosters, keeper: GridKeeper, clock: Clock) -> None:
+    def __init__(
+        self, store: RosterStore, rosters: Rosters, keeper: GridKeeper, deficits: KeepDeficits, clock: Clock
+    ) -> None:
         self._store = store
         self._rosters = rosters
         self._keeper = keeper
+        self._deficits = deficits
         self._clock = clock
         self._left: list[tuple[int, int]] = []
 
@@ -39,4 +43,9 @@ class WatchGrid:
         found = (await self._keeper.check_day(org, day, write=True)).total
         if found:
             _log.warning("grid repaired", org=org, day=day, differences=found)
+        if not any(other == org for other, _ in self._left):
+            owed = await self._deficits.repair(org)
+            if owed:
+                _log.warning("deficits repaired", org=org, columns=owed)
+            found += owed
         return found

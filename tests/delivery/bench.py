@@ -24,6 +24,7 @@ from service.delivery.stream import Stream
 from service.errors import SlotUnavailable
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.book import RateSeen
+from service.operations.forget_repairs import ForgetRepairs
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
@@ -107,9 +108,11 @@ class Bench:
             answers=s.answers,
             roster_store=s.roster_store,
             keeper=s.keeper,
-            watch_grid=WatchGrid(s.roster_store, s.rosters, s.keeper, s.clock),
+            watch_grid=WatchGrid(s.roster_store, s.rosters, s.keeper, s.deficits, s.clock),
             apply_event=ApplyCalendarEvent(s.change, s.move, build_time_off(s)),
             reconcile=s.reconcile,
+            heal=s.heal,
+            forget_repairs=ForgetRepairs(s.gate_store, s.grid, s.settings.claim_ttl_ms),
             sync_calendars=self.sync(calendar),
             forget_keys=forgetting(s),
             times=WorkerTimes(

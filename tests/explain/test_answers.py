@@ -11,6 +11,7 @@ from service.db.explain import HindranceStore
 from service.domain.calendar import Calendar, Coach, Roster
 from service.operations.explain_availability import ExplainAvailability, Question
 from service.operations.find_availability import FindAvailability, FreeSlots
+from service.operations.postgres_grids import PostgresGrids
 from tests.explain.conftest import TEAM, Api, all_but, later, shown
 from tests.operations import steps
 from tests.wishes import wish
@@ -130,7 +131,8 @@ class Interrupted(FindAvailability):
     """A search after whose first answer something happens, before the caller looks at Postgres."""
 
     def __init__(self, services: Services, then: Any) -> None:
-        super().__init__(services.grid, services.keeper, services.rosters, services.clock)
+        grids = PostgresGrids(services.roster_store, services.rosters)
+        super().__init__(services.grid, services.keeper, services.rosters, grids, services.clock)
         self._then = then
         self.searches = 0
 

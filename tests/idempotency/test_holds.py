@@ -14,6 +14,7 @@ from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.app import Services
+from service.claims.breaker import GateBreaker
 from service.claims.connection import connect
 from service.claims.marks import KeyMarks
 from service.claims.scripts import Scripts
@@ -93,7 +94,9 @@ async def test_a_change_is_written_with_its_answer_and_not_at_all_when_the_hold_
 async def alone(services: Services) -> AsyncIterator[Callable[[], CarryOutOnce]]:
     """Makes the operation as one process has it whose Redis is away."""
     away = connect(f"redis://127.0.0.1:{free_port()}", timeout_s=0.1)
-    marks = KeyMarks(away, Scripts(away), services.shards, mark_ttl_ms=1000, answer_ttl_ms=1000)
+    breaker = GateBreaker()
+    breaker.close(1)
+    marks = KeyMarks(away, Scripts(away), services.shards, breaker, mark_ttl_ms=1000, answer_ttl_ms=1000)
 
     def make() -> CarryOutOnce:
         once = carry_out_once(services)

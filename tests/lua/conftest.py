@@ -51,9 +51,10 @@ def script_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 async def world(script_server: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """An empty server with the service's gate on it; afterwards each promised outcome must have come."""
     redis = connect(script_server, timeout_s=5.0)
-    await redis.flushall()
     scripts = await RecordingScripts.open(redis, script_server)
-    yield World.on(redis, scripts)
+    world = World.on(redis, scripts)
+    await world.emptied()
+    yield world
     await scripts.close()
     await redis.aclose()
     promised = {(mark.args[0], word) for mark in request.node.iter_markers("outcome") for word in mark.args[1:]}

@@ -6,8 +6,8 @@ import pytest
 
 from service.claims.messages import Admission, Answer, Rate, Settlement
 from service.claims.scripts import ClaimOutcome
-from service.errors import Unavailable
-from tests.lua.world import ORG, World, at, coach, roster_of
+from service.errors import GateClosed, Unavailable
+from tests.lua.world import DAY, ORG, World, at, coach, roster_of
 
 NOON = 144
 
@@ -64,3 +64,34 @@ async def test_a_request_that_cannot_be_evaluated_is_told_so(world: World) -> No
     await world.redis.set(world.keys.roster(ORG), "not a hash")
     with pytest.raises(Unavailable, match="could not evaluate"):
         await world.claim(world.wish(at(NOON)))
+
+
+@pytest.mark.outcome("claim_slot", "suspect", "claimed")
+@pytest.mark.parametrize("said", [None, "6", "8"])
+async def test_in_a_grid_of_another_epoch_nothing_is_claimed_and_nobody_asks_again(
+    world: World, said: str | None
+) -> None:
+    await world.ready()
+    assert (await world.claim(world.wish(at(NOON)))).outcome is ClaimOutcome.CLAIMED
+    if said is None:
+        await world.redis.delete(world.keys.epoch)
+    else:
+        await world.redis.set(world.keys.epoch, said)
+    rate = Rate("key-1", 2, 60_000)
+    with pytest.raises(GateClosed, match="epoch"):
+        await world.gate.admit(Admission(ORG, rate=rate, claim=world.wish(at(NOON + 6))))
+    assert len(await world.redis.hgetall(world.keys.pending)) == 1
+    assert await world.redis.get(world.keys.rate("key-1")) == b"1", "it counts against the limit all the same"
+    with pytest.raises(GateClosed, match="not asked"):
+        await world.gate.admit(Admission(ORG, rate=rate))
+    assert await world.redis.get(world.keys.rate("key-1")) == b"1"
+
+
+async def test_planes_of_another_epoch_are_not_believed(world: World) -> None:
+    await world.ready()
+    assert (await world.grid.read(ORG, range(DAY, DAY + 1), [DAY])).days[0] is not None
+    await world.redis.set(world.keys.epoch, "6")
+    with pytest.raises(GateClosed, match="epoch"):
+        await world.grid.read(ORG, range(DAY, DAY + 1), [DAY])
+    with pytest.raises(GateClosed, match="not asked"):
+        await world.grid.has_roster(ORG)

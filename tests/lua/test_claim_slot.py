@@ -10,7 +10,7 @@ import pytest
 from service.claims.messages import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome
 from service.domain.assignment import Strategy
-from tests.lua.world import DAY, ORG, World, at, coach, roster_of
+from tests.lua.world import DAY, EPOCH, ORG, World, at, coach, roster_of
 
 NOON = 144
 
@@ -120,7 +120,11 @@ async def test_a_roster_that_is_not_there_is_asked_for(world: World) -> None:
     assert (await world.gate.admit(Admission(ORG))).outcome is ClaimOutcome.UNKNOWN_ORG
     await world.publish()
     reply = await world.gate.admit(Admission(ORG))
-    assert (reply.outcome, reply.first, reply.second) == (ClaimOutcome.ADMITTED, 1, 1)
+    assert (reply.outcome, reply.first) == (ClaimOutcome.ADMITTED, 1)
+    await world.redis.delete(world.keys.roster(ORG))
+    await world.publish()
+    again = await world.gate.admit(Admission(ORG))
+    assert again.second > reply.second, "a revision seen before Redis was emptied comes again"
 
 
 @pytest.mark.outcome("claim_slot", "stale")
@@ -180,10 +184,10 @@ async def test_a_requested_coach_or_nobody(world: World) -> None:
 @pytest.mark.outcome("claim_slot", "broken", "claimed")
 async def test_one_bad_item_fails_alone(world: World) -> None:
     await world.ready()
-    keys, ttl, items = _call(world, [world.wish(at(NOON)), world.wish(at(NOON))])
+    keys, ttl, items, epoch = _call(world, [world.wish(at(NOON)), world.wish(at(NOON))])
     claim = items[0][2]
     claim[6] = "no segments"
-    bad, good = await world.scripts.claim_slot(keys, ttl, items)
+    bad, good = await world.scripts.claim_slot(keys, ttl, items, epoch)
     assert bad.outcome is ClaimOutcome.BROKEN
     assert b"claim_slot" in bad.first or b"table" in bad.first
     assert (good.outcome, good.first) == (ClaimOutcome.CLAIMED, 0)
@@ -200,9 +204,9 @@ async def test_what_is_noted_of_a_claim_is_what_a_reconciler_needs(world: World)
     assert bytes(entry.considered).endswith(reply.second)
 
 
-def _call(world: World, wishes: list[SlotClaim]) -> tuple[list[str], int, list[Any]]:
+def _call(world: World, wishes: list[SlotClaim]) -> tuple[list[str], int, list[Any], int]:
     """The script's own arguments for a batch of claims."""
-    names = [world.keys.pending]
+    names = [world.keys.pending, world.keys.epoch]
 
     def name(key: str) -> int:
         if key not in names:
@@ -210,4 +214,4 @@ def _call(world: World, wishes: list[SlotClaim]) -> tuple[list[str], int, list[A
         return names.index(key) + 1
 
     packed = [world.gate._pack_admission(world.keys, cast("Any", name), Admission(ORG, claim=w)) for w in wishes]
-    return names, 10_000, packed
+    return names, 10_000, packed, EPOCH

@@ -95,7 +95,7 @@ async def test_a_derivation_that_looked_too_early_looks_again(world: World, mean
         case "repaired":
             await world.grid.mark_coach_day(ORG, DAY, 2)
         case "flushed":
-            await world.redis.flushall()
+            await world.emptied()
             await world.publish()
         case _:
             assert await world.derive() is DeriveOutcome.DERIVED

@@ -86,7 +86,7 @@ async def test_a_committed_move_leaves_what_booking_the_new_time_would_have(
     await world.ready()
     straight = await booked(world, new)
     expected = await world.snapshot()
-    await world.redis.flushall()
+    await world.emptied()
     await world.ready()
     wish, reply = await booked(world, old)
     move = move_of(world, wish, reply, new)

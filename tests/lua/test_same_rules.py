@@ -7,15 +7,17 @@ limits and deficits are put to both, and a release must then bring every byte ba
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.claims.messages import OwnTime, Release, Search, Settlement, Side
 from service.claims.scripts import ClaimOutcome, ReleaseOutcome
 from service.domain.assignment import Candidate, Decision, Strategy, choose, considered_columns
 from service.domain.calendar import Roster
+from service.domain.coach_grid import CoachGrid, DayColumns, Held, Wanted
 from service.domain.grid import CELLS_PER_DAY, Placement, Planes, columns_in
 from service.domain.plane import cells_mask, plane_of
 from tests.lua.world import DAY, ORG, World, at, coach, roster_of
@@ -103,6 +105,33 @@ class Drawn:
         self.zones = tuple((None if one_zone else number, day) for number, day in groups.items())
         self.column = chance.choice(team or (0,)) if s.strategy is Strategy.REQUESTED else -1
 
+    def grid(self) -> CoachGrid:
+        """The same days as the service holds them in memory when Redis is away."""
+        columns = range(self.situation.columns)
+        return CoachGrid(
+            self.roster,
+            {
+                day: DayColumns(
+                    dict(self.open[day]), dict(self.occupied[day]), {c: self.counts[day][c] for c in columns}
+                )
+                for day in DAYS
+            },
+            dict(enumerate(self.deficits)),
+        )
+
+    def wanted(self) -> Wanted:
+        """The wish as it is put to that grid."""
+        s = self.situation
+        team = self.roster.calendars[0].team
+        return Wanted(
+            team=team,
+            placement=self.placement,
+            zones=self.zones,
+            strategy=s.strategy,
+            column=self.column,
+            turn=s.turn,
+        )
+
     def free(self) -> list[int]:
         """The free columns of the team, by Python's planes."""
         s, width = self.situation, self.roster.width
@@ -139,7 +168,7 @@ async def test_lua_and_python_decide_alike_and_a_release_restores_every_byte(
     world: World, situation: Situation
 ) -> None:
     drawn = Drawn(situation)
-    await world.redis.flushall()
+    await world.emptied()
     await world.publish(drawn.roster, drawn.deficits)
     for day in DAYS:
         await world.derive(day, open_cells=drawn.open[day], occupied=drawn.occupied[day], counts=drawn.counts[day])
@@ -153,18 +182,75 @@ async def test_lua_and_python_decide_alike_and_a_release_restores_every_byte(
     )
     expected = drawn.decision()
     reply = await world.claim(wish)
+    claimed = drawn.grid().claim(drawn.wanted())
     if expected is None:
+        assert claimed is None
         assert reply.outcome is ClaimOutcome.TAKEN
         assert await world.snapshot() == before
         return
     assert reply.outcome is ClaimOutcome.CLAIMED
     assert reply.first == expected.winner
     assert reply.second == expected.packed()
+    assert claimed is not None
+    assert (claimed.column, claimed.packed()) == (reply.first, reply.second)
+    assert claimed.local_day == (await world.grid.pending())[wish.token].local_day
     await _check_written(world, drawn, expected, wish.token)
     zone = drawn.roster.coach_by_column[expected.winner].timezone
     local_day = next(day for number, day in drawn.zones if number in (None, drawn.roster.zone_numbers[zone]))
     assert await world.release(wish, local_day) is ReleaseOutcome.RELEASED
     assert await world.snapshot() == before
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(situation=situations, shift=st.integers(-8, 8), search=st.sampled_from(Search))
+async def test_lua_and_python_move_alike(world: World, situation: Situation, shift: int, search: Search) -> None:
+    """A booking is made on both sides and then moved a little; the grids must be the same afterwards."""
+    drawn = Drawn(situation)
+    grid = drawn.grid()
+    await world.emptied()
+    await world.publish(drawn.roster, drawn.deficits)
+    for day in DAYS:
+        await world.derive(day, open_cells=drawn.open[day], occupied=drawn.occupied[day], counts=drawn.counts[day])
+    rules = {"zones": drawn.zones, "strategy": situation.strategy, "turn": situation.turn}
+    booked = world.wish(drawn.placement, column=drawn.column, **rules)
+    first, claimed = await world.claim(booked), grid.claim(drawn.wanted())
+    if claimed is None:
+        return
+    await world.gate.settle(Settlement(ORG, booked.token, None, ()))
+    p = drawn.placement
+    moved = Placement(p.start + shift, p.end + shift, p.occupied_start + shift, p.occupied_end + shift)
+    own = OwnTime(booked.token, claimed.column, p, claimed.local_day, first.second, search)
+    column = drawn.column if search is Search.ANY else -1
+    wish = world.wish(moved, column=column, own=own, **rules)
+    reply = await world.claim(wish)
+    held = Held(
+        own.column, own.placement, own.local_day, keep=search is Search.KEEP, others=search is Search.OTHERS
+    )
+    again = grid.claim(replace(drawn.wanted(), placement=moved, column=column, held=held))
+    if again is None:
+        assert reply.outcome is ClaimOutcome.TAKEN
+        return
+    assert (reply.outcome, reply.first, reply.second) == (ClaimOutcome.CLAIMED, again.column, again.packed())
+    assert again.local_day == (await world.grid.pending())[wish.token].local_day
+    kept = again.column == own.column
+    leaving = Release(
+        ORG,
+        wish.token,
+        p,
+        own.local_day,
+        side=Side.OLD,
+        keeping=moved if kept else None,
+        counted=not (kept and again.local_day == own.local_day),
+    )
+    assert await world.gate.release(leaving) is ReleaseOutcome.RELEASED
+    width = drawn.roster.width
+    read = await world.grid.read(ORG, DAYS, list(DAYS))
+    for day, planes in zip(DAYS, read.days, strict=True):
+        assert planes is not None
+        assert planes[1] == plane_of(grid.days[day].occupied, width)
+        counts = await world.grid.read_counts(ORG, day, situation.columns)
+        assert counts == [grid.days[day].counts[c] for c in range(situation.columns)]
 
 
 async def _check_written(world: World, drawn: Drawn, decision: Decision, token: str) -> None:

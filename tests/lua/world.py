@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from redis.asyncio import Redis
 
+from service.claims.breaker import GateBreaker
 from service.claims.gate import Gate
 from service.claims.grid import GridStore
 from service.claims.keys import Keys, Shards
@@ -25,6 +26,7 @@ TODAY = day_of(datetime.now(UTC))
 DAY = TODAY + 2
 OPEN_ALL_DAY = (1 << CELLS_PER_DAY) - 1
 CLAIM_TTL_MS = 10_000
+EPOCH = 7
 
 
 def coach(column: int, *, score: int = 500_000, zone: str = "UTC", limit: int = 10) -> Coach:
@@ -84,14 +86,21 @@ class World:
             coach(1, score=800_000, limit=2),
             coach(2, score=700_000, limit=2),
         ]
+        breaker = GateBreaker()
+        breaker.close(EPOCH)
         return cls(
             redis,
             scripts,
-            GridStore(redis, scripts, shards),
-            Gate(scripts, shards, claim_ttl_ms=CLAIM_TTL_MS, answer_ttl_ms=60_000),
+            GridStore(redis, scripts, shards, breaker),
+            Gate(scripts, shards, breaker, claim_ttl_ms=CLAIM_TTL_MS, answer_ttl_ms=60_000),
             shards.of(ORG),
             roster_of(coaches),
         )
+
+    async def emptied(self) -> None:
+        """Nothing left but the epoch."""
+        await self.redis.flushall()
+        await self.redis.set(self.keys.epoch, str(EPOCH))
 
     async def publish(self, roster: Roster | None = None, deficits: Sequence[int] = ()) -> PublishOutcome:
         """Publish a roster (and decide by it from now on)."""

@@ -133,7 +133,7 @@ async def test_a_roster_whose_publisher_died_is_published_and_its_days_are_compa
 async def test_the_watch_finds_and_repairs_a_difference_within_one_sweep(services: Services, org: int) -> None:
     await services.keeper.fill(org)
     await flip_an_occupied_bit(services, org, day_of(services.clock.now()) + 9)
-    watch = WatchGrid(services.roster_store, services.rosters, services.keeper, services.clock)
+    watch = WatchGrid(services.roster_store, services.rosters, services.keeper, services.deficits, services.clock)
     days = await services.rebuild.steps()
     assert sum([await watch() for _ in range(days)]) == 1
     assert (await look(services)).holds

@@ -1,7 +1,9 @@
 -- name: commit_bookings
 -- Contacts, appointments and their first events of a batch; returns the appointments that took.
 -- A row that is not returned lost to a constraint, or its key was used for another write. Rows come in the order of
--- (organization, coach, start) so that two batches wait for each other in one direction only.
+-- (organization, coach, start) so that two batches wait for each other in one direction only. $25 and $26 are the epoch
+-- and the revision each claim was made in, null when it was not made in Redis; a claim that is not to be committed any
+-- more is returned as `fenced`.
 WITH wish AS MATERIALIZED (
     SELECT *
     FROM unnest(
@@ -15,6 +17,9 @@ WITH wish AS MATERIALIZED (
         strategy, considered_count, notes, metadata, idempotency_key, fingerprint, created_at,
         actor, correlation_id, considered, data
     )
+),
+fence AS MATERIALIZED (
+    SELECT fenced_claims($1, $2, $4, $12, $25::bigint[], $26::bigint[]) AS appointment_id
 ),
 met AS (
     INSERT INTO contacts (org_id, contact_id, email, name, created_at)
@@ -33,9 +38,10 @@ taken AS (
         tstzrange(occupied_from, occupied_to), local_day, timezone, strategy, considered_count, notes, metadata,
         idempotency_key, fingerprint, created_at, created_at
     FROM wish AS w
-    WHERE NOT EXISTS (
-        SELECT FROM idempotency_records AS r WHERE r.org_id = w.org_id AND r.key = w.idempotency_key
-    )
+    WHERE appointment_id NOT IN (SELECT f.appointment_id FROM fence AS f)
+        AND NOT EXISTS (
+            SELECT FROM idempotency_records AS r WHERE r.org_id = w.org_id AND r.key = w.idempotency_key
+        )
     ORDER BY org_id, coach_no, starts_at
     ON CONFLICT DO NOTHING
     RETURNING org_id, appointment_id
@@ -50,7 +56,9 @@ told AS (
     FROM wish AS w
     JOIN taken AS t ON t.org_id = w.org_id AND t.appointment_id = w.appointment_id
 )
-SELECT appointment_id FROM taken;
+SELECT appointment_id, false AS fenced FROM taken
+UNION ALL
+SELECT appointment_id, true FROM fence;
 
 -- name: find_lost_bookings
 -- Why rows did not take: the same id (an earlier attempt took, or a tombstone), or the same idempotency key, of a

@@ -18,6 +18,9 @@ LEFT JOIN coaches AS k ON k.org_id = o.org_id
 WHERE o.org_id = $1
 GROUP BY o.org_id;
 
+-- name: roster_version
+SELECT roster_version FROM organizations WHERE org_id = $1;
+
 -- name: roster_coaches
 SELECT coach_no, coach_id, name, email, specialty, timezone, score, max_daily_appointments, active
 FROM coaches

@@ -1,0 +1,95 @@
+"""Whether Redis is asked at all: a breaker that opens with the first fault and is closed by whoever finds Redis well.
+
+A Redis that hangs would cost every request its whole timeout; behind an open breaker a request goes on without it at
+once. Closing is not a matter of time: the grid must be of this server and of this epoch again (`keep_gate`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from enum import StrEnum
+
+from redis.exceptions import RedisError, ResponseError
+
+from service.claims.connection import PoolBusy, ServerChanged
+from service.errors import GateClosed, Unavailable
+
+# What a healthy server says of a request; everything else a server answers instead of a result means that it cannot
+# be written to (out of memory, read only, loading, cannot persist).
+_OURS = ("WRONGTYPE", "ERR", "NOGROUP", "BUSYGROUP", "CROSSSLOT", "NOSCRIPT", "EXECABORT")
+
+
+class Trip(StrEnum):
+    """Why the breaker opened."""
+
+    START = "start"
+    FAULT = "fault"
+    REFUSED = "refused"
+    SUSPECT = "suspect"
+
+
+class GateBreaker:
+    """Open (Redis is not asked) until the grid is known to be right, and again from the first fault on.
+
+    `epoch` is the one claims are made in while it is closed; `tripped` is set while it is open; `heard` is told of
+    every change: (closed now, why it opened).
+    """
+
+    def __init__(self, heard: Callable[[bool, Trip | None], None] = lambda _closed, _why: None) -> None:
+        self._heard = heard
+        self._epoch: int | None = None
+        self.tripped = asyncio.Event()
+        self.tripped.set()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the grid. Raises GateClosed while the breaker is open."""
+        if self._epoch is None:
+            raise GateClosed("Redis is not asked at the moment")
+        return self._epoch
+
+    @property
+    def closed(self) -> bool:
+        """Whether Redis is asked."""
+        return self._epoch is not None
+
+    def close(self, epoch: int) -> None:
+        """Ask Redis again, in this epoch."""
+        self._epoch = epoch
+        self.tripped.clear()
+        self._heard(True, None)
+
+    def trip(self, why: Trip) -> None:
+        """Ask Redis no more until somebody closes the breaker again."""
+        if self._epoch is not None:
+            self._epoch = None
+            self.tripped.set()
+            self._heard(False, why)
+
+    @contextmanager
+    def asking(self) -> Generator[None]:
+        """A call of Redis: refused at once while the breaker is open; a fault opens it. Raises GateClosed."""
+        if self._epoch is None:
+            raise GateClosed("Redis is not asked at the moment")
+        with self.watching():
+            yield
+
+    @contextmanager
+    def watching(self) -> Generator[None]:
+        """A call of Redis that is made even while the breaker is open. Raises GateClosed."""
+        try:
+            yield
+        except PoolBusy as problem:
+            raise Unavailable("no connection to Redis was free") from problem
+        except ServerChanged as problem:
+            self.trip(Trip.SUSPECT)
+            raise GateClosed("Redis is another server than before") from problem
+        except ResponseError as problem:
+            if not str(problem).startswith(_OURS):
+                self.trip(Trip.REFUSED)
+            raise GateClosed(f"Redis refused: {type(problem).__name__}") from problem
+        except (TimeoutError, RedisError, OSError) as problem:
+            self.trip(Trip.FAULT)
+            raise GateClosed(f"Redis did not answer: {type(problem).__name__}") from problem

@@ -1,0 +1,108 @@
+"""The Redis server itself: whether it can be written to, which one it is, and whether its grid is of this epoch.
+
+Asked on a client of its own while the breaker is open, one connection a look: if the server goes away in between, the
+look fails as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.claims.connection import run_id_of
+from service.claims.keys import Shards
+from service.errors import Unavailable
+
+_PROBE_LIVES_MS = 1_000
+_CLEANING_MS = 10_000
+_PAGE = 1_000
+# What is derived from Postgres, or was under way when the grid was lost. Streams, counters and answers stay.
+_GRID = ("open", "occupied", "full", "counts", "roster", "scores", "limits", "deficits")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A server that can be written to: its run id, and the epoch its shards agree on (None: they do not)."""
+
+    run_id: str
+    epoch: int | None
+
+
+class RedisServer:
+    """Looks at the server and throws its grid away. Raises Unavailable when it does not answer or take a write."""
+
+    def __init__(self, redis: Redis, shards: Shards) -> None:
+        self._redis: Any = redis
+        self._shards = shards
+
+    async def look(self) -> Seen:
+        """What the server is now."""
+        async with self._connection() as connection:
+            run_id = run_id_of(await connection.execute_command("INFO", "server", NEVER_DECODE=True))
+            epochs: set[bytes | None] = set()
+            for keys in self._shards.all:
+                # A server that is full, read only or cannot persist refuses here what it would refuse a claim.
+                await connection.set(keys.lock("probe"), b"1", px=_PROBE_LIVES_MS)
+                epochs.add(await connection.get(keys.epoch))
+        said = epochs.pop() if len(epochs) == 1 else None
+        return Seen(run_id, int(said) if said is not None and said.isdigit() else None)
+
+    async def begin_cleaning(self) -> str | None:
+        """Make the grid nobody's: from now on no claim is made in it. None while somebody else cleans."""
+        nonce = token_hex(8)
+        async with self._connection() as connection:
+            if not await connection.set(self._shards.all[0].lock("cleaning"), nonce, nx=True, px=_CLEANING_MS):
+                return None
+            for keys in self._shards.all:
+                await connection.delete(keys.epoch)
+        return nonce
+
+    async def clean(self, run_id: str, epoch: int) -> bool:
+        """Drop everything of the grid and begin the epoch; False when it is not the server of that run id any more."""
+        async with self._connection() as connection:
+            if run_id_of(await connection.execute_command("INFO", "server", NEVER_DECODE=True)) != run_id:
+                return False
+            for keys in self._shards.all:
+                await connection.unlink(keys.pending, keys.repairs)
+                async for names in _pages(connection, f"{keys.tag}:*"):
+                    await self._drop(connection, keys.tag, names)
+            for keys in self._shards.all:
+                await connection.set(keys.epoch, str(epoch))
+            await connection.delete(self._shards.all[0].lock("cleaning"))
+        return True
+
+    async def _drop(self, connection: Any, tag: str, names: list[bytes]) -> None:
+        kinds = {name: name.decode().removeprefix(tag + ":").split(":", 1)[0] for name in names}
+        gone = [name for name, kind in kinds.items() if kind in _GRID]
+        keyed = [name for name, kind in kinds.items() if kind == "answer"]
+        if keyed:
+            # The marks of requests under way go with their claims; answers are as true as they were.
+            pipe = connection.pipeline(transaction=False)
+            for name in keyed:
+                pipe.getrange(name, 0, 0)
+            gone += [name for name, first in zip(keyed, await pipe.execute(), strict=True) if first == b"p"]
+        if gone:
+            await connection.unlink(*gone)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[Any]:
+        try:
+            async with self._redis.client() as connection:
+                yield connection
+        except (TimeoutError, RedisError, OSError) as problem:
+            raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem
+
+
+async def _pages(connection: Any, pattern: str) -> AsyncGenerator[list[bytes]]:
+    cursor = 0
+    while True:
+        cursor, names = await connection.scan(cursor, match=pattern, count=_PAGE)
+        yield names
+        if cursor == 0:
+            return

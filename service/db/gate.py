@@ -1,0 +1,107 @@
+"""What Postgres knows of the gate: the epoch of claims, and coach-days that were changed without Redis.
+
+Whoever decides without Redis does so in a transaction that holds the gate's lock alone: no claim made in Redis is
+committed meanwhile, so what it reads there stays true until its own commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from service.db.connection import Database
+from service.db.statements import statement
+from service.domain.grid import day_start
+
+
+@dataclass(frozen=True, slots=True)
+class CoachDays:
+    """A coach's column and the days `[first, last]` of the grid that a change shows in."""
+
+    org: int
+    column: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Coach-days to be repaired, and the number this was noted under; `owed`: an appointment was changed there."""
+
+    number: int
+    days: CoachDays
+    owed: bool
+
+
+class GateStore:
+    """Reads and writes of it. Raises Unavailable or OutcomeUnknown."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def epoch(self) -> tuple[int, str | None]:
+        """(the epoch, the run id of the Redis server it began with)."""
+        row = await self._database.first("gate_epoch")
+        if row is None:
+            raise LookupError("the gate has no row")
+        return row["epoch"], row["server"]
+
+    async def renew(self, server: str) -> int:
+        """End the epoch and begin the next: when it returns no claim of before can be committed any more."""
+        async with self.alone() as connection:
+            return await connection.fetchval(statement("renew_gate"), server)
+
+    async def wait_for_commits(self) -> None:
+        """Wait until what was being committed, claimed in Redis or decided without it, is there to be seen."""
+        async with self.alone():
+            pass
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncGenerator[Any]:
+        """A transaction beside which nobody commits a claim; rolled back when the block fails."""
+        async with self._database.transaction() as connection:
+            await connection.execute(statement("lock_gate"))
+            yield connection
+
+    async def repairs(self, org: int | None = None, column: int | None = None, *, most: int = 500) -> list[Repair]:
+        """Coach-days that wait to be repaired, the oldest first."""
+        return [
+            Repair(
+                row["repair_id"],
+                CoachDays(row["org_id"], row["coach_no"], _day(row["first_day"]), _day(row["last_day"])),
+                row["owed"],
+            )
+            for row in await self._database.fetch("repairs_to_make", org, column, most)
+        ]
+
+    async def repaired(self, org: int, numbers: Sequence[int], epoch: int, revision: int) -> None:
+        """Note that the grid shows them as of that revision of the roster."""
+        await self._database.write("repairs_made", org, list(numbers), epoch, revision)
+
+    async def forget(self, older_s: float) -> None:
+        """Remove repairs that were made so long ago that no claim of before is left."""
+        await self._database.write("forget_repairs", timedelta(seconds=older_s))
+
+    async def waiting(self) -> int:
+        """How many repairs wait."""
+        row = await self._database.first("count_repairs")
+        return 0 if row is None else row["waiting"]
+
+
+async def note_repairs(connection: Any, repairs: Sequence[CoachDays]) -> None:
+    """Note, within a transaction, the coach-days it changes without the grid."""
+    if repairs:
+        await connection.execute(
+            statement("note_repairs"),
+            [one.org for one in repairs],
+            [one.column for one in repairs],
+            [day_start(one.first).date() for one in repairs],
+            [day_start(one.last).date() for one in repairs],
+        )
+
+
+def _day(date: Any) -> int:
+    return (date - day_start(0).date()).days

@@ -1,0 +1,37 @@
+-- name: gate_epoch
+-- The epoch of claims, and the run id of the Redis server it began with.
+SELECT epoch, server FROM gate;
+
+-- name: lock_gate
+-- Wait until no claim made in Redis is being committed, and keep others from it until the end of this transaction.
+SELECT pg_advisory_xact_lock(hashtext('booking gate'));
+
+-- name: renew_gate
+-- End the epoch: from the commit on no claim of it can be committed.
+UPDATE gate SET epoch = epoch + 1, server = $1 RETURNING epoch;
+
+-- name: note_repairs
+-- Coach-days in which this transaction changes appointments without the grid.
+INSERT INTO grid_repairs (org_id, coach_no, first_day, last_day, owed)
+SELECT w.org_id, w.coach_no, w.first_day, w.last_day, true
+FROM unnest($1::integer[], $2::integer[], $3::date[], $4::date[]) AS w (org_id, coach_no, first_day, last_day);
+
+-- name: repairs_to_make
+-- Coach-days that nobody has repaired yet, the oldest first; of one organization, or of one coach of it.
+SELECT org_id, repair_id, coach_no, first_day, last_day, owed
+FROM grid_repairs
+WHERE repaired_at IS NULL AND ($1::integer IS NULL OR org_id = $1) AND ($2::integer IS NULL OR coach_no = $2)
+ORDER BY repair_id
+LIMIT $3;
+
+-- name: repairs_made
+-- The grid shows them now: claims made since then may be committed.
+UPDATE grid_repairs SET epoch = $3, revision = $4, repaired_at = now()
+WHERE org_id = $1 AND repair_id = ANY ($2::bigint[]);
+
+-- name: forget_repairs
+-- Repairs so old that no claim made before them can be left.
+DELETE FROM grid_repairs WHERE repaired_at < now() - $1::interval;
+
+-- name: count_repairs
+SELECT count(*)::integer AS waiting FROM grid_repairs WHERE repaired_at IS NULL;

@@ -1,0 +1,100 @@
+"""Opening the way through Redis again: as soon as it answers, and only when its grid can be believed.
+
+A server that was restarted has another run id, one that was emptied no epoch, one that was rolled back or replaced by
+a replica an old one. In each of these cases the grid is thrown away and a new epoch begins, in Postgres first: no claim
+of before can be committed from then on. The days are derived again as they are needed, and by the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.claims.breaker import GateBreaker
+from service.claims.server import RedisServer, Seen
+from service.db.gate import GateStore
+from service.errors import BookingError, OutcomeUnknown, Unavailable
+from service.logs import get_logger
+from service.operations.heal_grid import HealGrid
+from service.operations.settle_change import SettleChange
+
+LOOK_AGAIN_S = 0.1
+
+_log = get_logger("operations.keep_gate")
+
+
+class KnownServer:
+    """The run id of the server the grid was derived in; None before anybody looked."""
+
+    def __init__(self) -> None:
+        self.run_id: str | None = None
+
+    def is_known(self, run_id: str) -> bool:
+        """Whether a connection to that server may be used."""
+        return self.run_id in (None, run_id)
+
+
+class KeepGate:
+    """Looks at Redis while it is not asked, and closes the breaker when all is well."""
+
+    def __init__(
+        self,
+        *,
+        breaker: GateBreaker,
+        server: RedisServer,
+        known: KnownServer,
+        store: GateStore,
+        heal: HealGrid,
+        settle: SettleChange,
+    ) -> None:
+        self._breaker = breaker
+        self._server = server
+        self._known = known
+        self._store = store
+        self._heal = heal
+        self._settle = settle
+
+    async def run(self) -> None:
+        """Look, whenever and as long as Redis is not asked; never ends by itself."""
+        while True:
+            await self._breaker.tripped.wait()
+            if not await self.look():
+                await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def look(self) -> bool:
+        """Whether Redis is asked from now on."""
+        try:
+            seen = await self._server.look()
+            epoch, server = await self._store.epoch()
+            if (seen.run_id, seen.epoch) != (server, epoch):
+                renewed = await self._renew(seen)
+                if renewed is None:
+                    return False
+                epoch = renewed
+            self._known.run_id = seen.run_id
+            self._breaker.close(epoch)
+            await self._catch_up()
+        except (Unavailable, OutcomeUnknown) as problem:
+            _log.info("redis not asked yet", error=problem.message)
+            return False
+        except Exception:
+            _log.exception("redis not looked at")
+            return False
+        return self._breaker.closed
+
+    async def _renew(self, seen: Seen) -> int | None:
+        """Throw the grid away and begin an epoch with the server; None while another process does."""
+        if await self._server.begin_cleaning() is None:
+            return None
+        epoch = await self._store.renew(seen.run_id)
+        if not await self._server.clean(seen.run_id, epoch):
+            return None
+        _log.warning("grid thrown away", epoch=epoch, server=seen.run_id)
+        return epoch
+
+    async def _catch_up(self) -> None:
+        """Tell Redis what it missed; whatever fails is done by the worker, or by who needs it."""
+        try:
+            await self._settle.tell_late()
+            await self._heal()
+        except BookingError as problem:
+            _log.info("grid not repaired yet", error=problem.message)
