@@ -81,6 +81,7 @@ class Services:
     deficits: KeepDeficits
     heal: HealGrid
     keep_gate: KeepGate
+    keeping_gate: asyncio.Future[None]
     grid: GridStore
     database: Database
     appointments: AppointmentStore
@@ -210,6 +211,7 @@ async def open_services(
             deficits=deficits,
             heal=heal,
             keep_gate=keep_gate,
+            keeping_gate=keeping,
             grid=grid,
             database=database,
             appointments=appointments,

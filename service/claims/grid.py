@@ -164,6 +164,22 @@ class GridStore:
             present: list[int] = await pipe.execute()
         return [day for day, count in zip(days, present, strict=True) if count < 4]
 
+    async def days_to_repair(self, org: int, days: Sequence[int]) -> tuple[list[int], int]:
+        """Which of the days are in Redis, and the revision of the roster.
+
+        The others need no repair: who derives one just now, from what Postgres said before, is made to read again.
+        """
+        if not days:
+            return [], 0
+        keys = self._shards.of(org)
+        async with self._asking(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hdel(keys.repairs, *(f"{org}:{day}:*" for day in days))
+            pipe.hget(keys.roster(org), "revision")
+            for day in days:
+                pipe.exists(keys.open(org, day))
+            _, revision, *present = await pipe.execute()
+        return [day for day, there in zip(days, present, strict=True) if there], int(revision or 0)
+
     async def mark_day(self, org: int, day: int) -> str:
         """Announce that a whole day will be derived from what Postgres says from now on; returns the nonce."""
         return await self._mark(org, f"{org}:{day}:*", ())

@@ -15,7 +15,6 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.claims.connection import run_id_of
 from service.claims.keys import Shards
 from service.errors import Unavailable
 
@@ -44,7 +43,7 @@ class RedisServer:
     async def look(self) -> Seen:
         """What the server is now."""
         async with self._connection() as connection:
-            run_id = run_id_of(await connection.execute_command("INFO", "server", NEVER_DECODE=True))
+            run_id = await _run_id(connection)
             epochs: set[bytes | None] = set()
             for keys in self._shards.all:
                 # A server that is full, read only or cannot persist refuses here what it would refuse a claim.
@@ -66,7 +65,7 @@ class RedisServer:
     async def clean(self, run_id: str, epoch: int) -> bool:
         """Drop everything of the grid and begin the epoch; False when it is not the server of that run id any more."""
         async with self._connection() as connection:
-            if run_id_of(await connection.execute_command("INFO", "server", NEVER_DECODE=True)) != run_id:
+            if await _run_id(connection) != run_id:
                 return False
             for keys in self._shards.all:
                 await connection.unlink(keys.pending, keys.repairs)
@@ -97,6 +96,11 @@ class RedisServer:
                 yield connection
         except (TimeoutError, RedisError, OSError) as problem:
             raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem
+
+
+async def _run_id(connection: Any) -> str:
+    said: dict[str, Any] = await connection.info("server")
+    return str(said["run_id"])
 
 
 async def _pages(connection: Any, pattern: str) -> AsyncGenerator[list[bytes]]:

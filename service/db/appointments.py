@@ -162,8 +162,11 @@ class AppointmentStore:
         unknown: OutcomeUnknown | None = None
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with self._database.transaction() if change.repairs else self._database.writing() as connection:
-                    rows = await write_change(connection, change)
+                if change.repairs:
+                    async with self._database.transaction() as connection:
+                        rows = await write_change(connection, change)
+                else:
+                    rows = await self._database.write("change_appointment", *_values(change))
                 # Only a lost answer makes it possible that the row moved on because of ourselves.
                 if rows or (unknown is not None and await self.is_ours(change)):
                     return ChangeOutcome.DONE
@@ -281,10 +284,16 @@ async def write_change(connection: Any, change: Change) -> bool:
 
     Raises asyncpg's ExclusionViolationError or UniqueViolationError when somebody has the new time.
     """
+    rows = await connection.fetch(statement("change_appointment"), *_values(change))
+    if rows:
+        await note_repairs(connection, change.repairs)
+    return bool(rows)
+
+
+def _values(change: Change) -> tuple[Any, ...]:
     a = change.after
     kept = (None,) * 5 if change.completion is None else change.completion.values()
-    rows = await connection.fetch(
-        statement("change_appointment"),
+    return (
         a.org,
         a.appointment_id,
         a.version - 1,
@@ -313,6 +322,3 @@ async def write_change(connection: Any, change: Change) -> bool:
         change.epoch,
         change.revision,
     )
-    if rows:
-        await note_repairs(connection, change.repairs)
-    return bool(rows)

@@ -12,6 +12,7 @@ from service.claims.grid import GridStore
 from service.clock import Clock
 from service.db.gate import GateStore, Repair
 from service.db.rosters import RosterStore
+from service.domain.calendar import Roster
 from service.domain.grid import day_of
 from service.errors import GateClosed
 from service.logs import get_logger
@@ -80,11 +81,7 @@ class HealGrid:
 
     async def _repair(self, org: int, column: int, repairs: list[Repair]) -> None:
         epoch = self._breaker.epoch
-        roster = await self._rosters.get(org)
-        if roster.version != await self._roster_store.version(org):
-            roster = await self._rosters.refresh(org, roster)
-        if await self._grid.has_roster(org) != roster.version:
-            await self._rosters.publish(roster)
+        roster = await self._shown_roster(org)
         kept = grid_days(roster, day_of(self._clock.now()))
         # One more: past midnight somebody may be creating it from what was read before.
         days = sorted(
@@ -94,10 +91,20 @@ class HealGrid:
                 for day in range(max(repair.days.first, kept.start), min(repair.days.last, kept.stop) + 1)
             }
         )
-        found = await self._keeper.repair(org, [column], days)
+        present, revision = await self._grid.days_to_repair(org, days)
+        found = await self._keeper.repair(org, [column], present)
         # Nobody may take a repair made in an epoch for one of the next: what it repaired is gone then.
         if self._breaker.epoch != epoch:
             raise GateClosed("the grid was thrown away while it was repaired")
-        await self._store.repaired(org, [repair.number for repair in repairs], epoch, found.revision)
+        await self._store.repaired(org, [repair.number for repair in repairs], epoch, max(revision, found.revision))
         self._repaired.inc(len(repairs))
-        _log.info("grid repaired", org=org, column=column, days=len(days), differences=found.total)
+        _log.info("grid repaired", org=org, column=column, days=len(present), differences=found.total)
+
+    async def _shown_roster(self, org: int) -> Roster:
+        """The roster as it is now, which is also the one beside the grid."""
+        roster = await self._rosters.get(org)
+        if roster.version != await self._roster_store.version(org):
+            roster = await self._rosters.refresh(org, roster)
+        if await self._grid.has_roster(org) != roster.version:
+            await self._rosters.publish(roster)
+        return roster

@@ -224,9 +224,7 @@ async def test_lua_and_python_move_alike(world: World, situation: Situation, shi
     column = drawn.column if search is Search.ANY else -1
     wish = world.wish(moved, column=column, own=own, **rules)
     reply = await world.claim(wish)
-    held = Held(
-        own.column, own.placement, own.local_day, keep=search is Search.KEEP, others=search is Search.OTHERS
-    )
+    held = Held(own.column, own.placement, own.local_day, keep=search is Search.KEEP, others=search is Search.OTHERS)
     again = grid.claim(replace(drawn.wanted(), placement=moved, column=column, held=held))
     if again is None:
         assert reply.outcome is ClaimOutcome.TAKEN

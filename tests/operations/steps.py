@@ -57,6 +57,8 @@ async def claim(services: Services, org: int, request: BookingRequest) -> Claime
         correlation_id="corr-1",
         considered=considered,
         data=render(appointment),
+        epoch=reply.epoch,
+        revision=reply.revision,
     )
     return Claimed(plan, appointment, booking)
 
@@ -134,6 +136,7 @@ async def expire_pending(services: Services) -> None:
 
 async def differences(services: Services, org: int) -> int:
     """In how many cells and counts the grid differs from Postgres, over all days it should hold."""
+    await eventually(lambda: services.breaker.closed, what="Redis asked again")
     roster = await services.rosters.get(org)
     found = 0
     for day in grid_days(roster, day_of(services.clock.now())):

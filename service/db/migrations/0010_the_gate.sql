@@ -2,11 +2,11 @@
 -- change that Redis was never told of.
 
 CREATE TABLE gate (
-    only boolean NOT NULL DEFAULT true,
+    sole boolean NOT NULL DEFAULT true,
     epoch bigint NOT NULL,
     server text,
-    CONSTRAINT gate_pkey PRIMARY KEY (only),
-    CONSTRAINT gate_has_one_row CHECK (only)
+    CONSTRAINT gate_pkey PRIMARY KEY (sole),
+    CONSTRAINT gate_has_one_row CHECK (sole)
 );
 COMMENT ON TABLE gate IS 'the Redis that claims are made in: what another one, or the same one before it was emptied, said is void';
 COMMENT ON COLUMN gate.epoch IS 'counts up whenever the grid was thrown away; a claim of an earlier epoch is not committed';

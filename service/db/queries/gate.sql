@@ -7,7 +7,9 @@ SELECT epoch, server FROM gate;
 SELECT pg_advisory_xact_lock(hashtext('booking gate'));
 
 -- name: renew_gate
--- End the epoch: from the commit on no claim of it can be committed.
+-- End the epoch: from the commit on no claim of it can be committed, and of what was noted before there is nothing left to
+-- repair.
+WITH moot AS (DELETE FROM grid_repairs)
 UPDATE gate SET epoch = epoch + 1, server = $1 RETURNING epoch;
 
 -- name: note_repairs

@@ -1,0 +1,210 @@
+"""Booking, moving, cancelling and searching with Postgres alone: the same rules, and nothing given twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from service.app import Services, open_services
+from service.claims.breaker import Trip
+from service.claims.messages import Rate
+from service.db.commit import CommitOutcome
+from service.errors import IdempotencyKeyReused, InvalidRequest, RateLimitExceeded, SlotUnavailable
+from service.operations.book import Booked
+from service.operations.caller import Caller
+from service.operations.claiming import RateSeen
+from service.operations.plan_move import MoveWish
+from tests.invariants.looks import booked, cancelled, listed, overlaps
+from tests.operations import steps
+from tests.servers import eventually
+from tests.ungated.conftest import stay_away
+from tests.wishes import caller, free_starts, wish
+
+WHO: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
+_OVER_LIMIT = """
+SELECT count(*) FROM (
+    SELECT a.coach_no FROM appointments AS a JOIN coaches AS k USING (org_id, coach_no)
+    WHERE a.status = 'scheduled' GROUP BY a.org_id, a.coach_no, a.local_day, k.max_daily_appointments
+    HAVING count(*) > k.max_daily_appointments
+) AS over
+"""
+
+
+async def test_what_is_listed_is_the_same_with_redis_and_without(
+    services: Services, without: Services, org: int
+) -> None:
+    starts = await free_starts(services, org)
+    for number in range(12):
+        await booked(services, org, starts[20 + 3 * number], person=number)
+    for calendar in ("cal-1", "cal-2", "cal-3"):
+        ours = await listed(without, org, calendar)
+        assert ours == await listed(services, org, calendar)
+        assert len(ours) > 100
+
+
+async def test_the_same_coaches_are_chosen_with_redis_and_without(services: Services, org: int, sql: Any) -> None:
+    """Twenty bookings by one way, taken back, and again by the other."""
+    starts = await free_starts(services, org)
+    wanted = [(starts[10 + 2 * (n % 6)], ("cal-1", "cal-2", "cal-3")[n % 3]) for n in range(20)]
+    chosen: list[list[str]] = []
+    for turn in range(2):
+        made = []
+        for number, (start, calendar) in enumerate(wanted):
+            try:
+                made.append(await booked(services, org, start, calendar, person=number))
+            except SlotUnavailable:
+                made.append(None)
+        chosen.append([one.coach_id if one is not None else "nobody" for one in made])
+        for one in made:
+            if one is not None:
+                await cancelled(services, one)
+        if not turn:
+            services.keeping_gate.cancel()
+            services.breaker.trip(Trip.FAULT)
+    assert chosen[0] == chosen[1]
+    assert len(set(chosen[0])) > 3
+    assert services.metrics.ungated.labels("book")._value.get() > 10
+
+
+async def test_200_at_once_in_two_processes_never_overlap_and_keep_the_daily_limits(
+    settings: Any, without: Services, org: int, sql: Any
+) -> None:
+    async with open_services(settings) as other:
+        stay_away(other)
+        starts = await free_starts(without, org)
+        wishes = [wish(starts[20 + n % 25], ("cal-1", "cal-2", "cal-3")[n % 3], person=n) for n in range(200)]
+        answers = await asyncio.gather(
+            *((without, other)[n % 2].book(one, caller(org), RateSeen()) for n, one in enumerate(wishes)),
+            return_exceptions=True,
+        )
+    kinds = Counter(type(answer) for answer in answers)
+    assert set(kinds) == {Booked, SlotUnavailable}, kinds
+    assert await sql.fetchval("SELECT count(*) FROM appointments") == kinds[Booked] > 40
+    assert await overlaps(sql) == 0
+    assert await sql.fetchval(_OVER_LIMIT) == 0
+    for answer in answers:
+        if isinstance(answer, SlotUnavailable):
+            assert len(answer.details["alternatives"]) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_one_with_redis_and_one_without_keep_a_daily_limit_together(
+    services: Services, without: Services, org: int, sql: Any, seed: int
+) -> None:
+    """Each counts what it sees; a claim that did not see the other's booking must not be committed."""
+    await sql.execute("UPDATE coaches SET max_daily_appointments = 3")
+    await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+    await services.rosters.refresh(org, await services.rosters.get(org))
+    chance = random.Random(seed)
+    free = await free_starts(services, org)
+    starts = [start for start in free if start.date() == free[60].date()]
+    books = []
+    for number in range(60):
+        process = chance.choice([services, without])
+        request = wish(chance.choice(starts), chance.choice(["cal-1", "cal-2", "cal-3"]), person=number)
+        books.append(asyncio.ensure_future(process.book(request, caller(org), RateSeen())))
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    answers = await asyncio.gather(*books, return_exceptions=True)
+    kinds = Counter(type(answer) for answer in answers)
+    assert set(kinds) == {Booked, SlotUnavailable}, kinds
+    assert await sql.fetchval(_OVER_LIMIT) == 0
+    assert await overlaps(sql) == 0
+    assert await sql.fetchval("SELECT count(*) FROM appointments") == kinds[Booked]
+    await services.heal()
+    assert await steps.differences(services, org) == 0
+    assert sum(await services.grid.deficits(org, 6)) == 0
+    assert (await services.rebuild.verify(lambda _: None))[0].holds
+
+
+async def test_a_claim_that_did_not_see_a_booking_made_without_redis_is_fenced(
+    services: Services, without: Services, org: int, sql: Any
+) -> None:
+    start = (await free_starts(services, org))[40]
+    await sql.execute("UPDATE coaches SET max_daily_appointments = 1 WHERE coach_id = 'coach-3'")
+    await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+    await services.rosters.refresh(org, await services.rosters.get(org))
+    await services.heal()
+    claimed = await steps.claim(services, org, wish(start + timedelta(hours=2), coach_id="coach-3"))
+    await booked(without, org, start, coach_id="coach-3")
+    # The claim stands, and the grid is repaired beside it: it must not be committed even now.
+    assert await services.heal() == 1
+    assert (await steps.commit(services, claimed)).outcome is CommitOutcome.FENCED
+    with pytest.raises(SlotUnavailable):
+        await services.book(wish(start + timedelta(hours=3), coach_id="coach-3"), caller(org), RateSeen())
+
+
+async def test_a_key_has_one_answer_whoever_is_asked(services: Services, without: Services, org: int, sql: Any) -> None:
+    starts = await free_starts(services, org)
+    request = wish(starts[30], idempotency_key="key", fingerprint="a" * 32)
+    answers = await asyncio.gather(
+        *((services, without)[n % 2].book(request, caller(org), RateSeen()) for n in range(20))
+    )
+    assert len({answer.body for answer in answers}) == 1
+    assert sum(not answer.replayed for answer in answers) == 1
+    assert await sql.fetchval("SELECT count(*) FROM appointments") == 1
+    for process in (services, without):
+        with pytest.raises(IdempotencyKeyReused):
+            await process.book(wish(starts[31], idempotency_key="key", fingerprint="b" * 32), caller(org), RateSeen())
+
+
+async def test_it_moves_and_cancels_and_the_grid_hears_of_it(services: Services, without: Services, org: int) -> None:
+    starts = await free_starts(services, org)
+    first = await booked(services, org, starts[30])
+    moved = await without.move(org, first.appointment_id, MoveWish(start_time=starts[60]), **WHO)
+    assert (moved.start_time, moved.coach_id, moved.version) == (starts[60], first.coach_id, 2)
+    other = await without.move.reassign(org, first.appointment_id, reason=None, **WHO)
+    assert other.coach_id != first.coach_id
+    second = await booked(without, org, starts[31])
+    gone = await without.change.cancel(org, second.appointment_id, reason=None, **WHO)
+    assert gone.status.value == "cancelled"
+    assert await services.heal() > 3
+    assert await steps.differences(services, org) == 0
+    assert (starts[30], first.coach_id) in await listed(services, org, "cal-1")
+    assert sum(await services.grid.deficits(org, 6)) == 0
+
+
+async def test_what_cannot_be_booked_is_refused_as_ever(without: Services, org: int, sql: Any) -> None:
+    starts = await free_starts(without, org)
+    with pytest.raises(InvalidRequest, match="grid"):
+        await without.book(wish(starts[30] + timedelta(minutes=1)), caller(org), RateSeen())
+    good = without.book(wish(starts[30]), caller(org), RateSeen())
+    bad = without.book(wish(starts[31], notes="no\0text"), caller(org), RateSeen())
+    done, refused = await asyncio.gather(good, bad, return_exceptions=True)
+    assert isinstance(refused, InvalidRequest)
+    assert isinstance(done, Booked)
+    assert await sql.fetchval("SELECT count(*) FROM appointments") == 1
+    taken = [await without.book(wish(starts[40], person=n), caller(org), RateSeen()) for n in range(2)]
+    assert len({orjson.loads(one.body)["coach_id"] for one in taken}) == 2
+
+
+async def test_each_process_counts_for_itself(without: Services, org: int) -> None:
+    starts = await free_starts(without, org)
+    limited = Caller(org, "tests", frozenset({"write"}), Rate("limited", 2, 60_000), "corr-1")
+    seen = RateSeen()
+    await without.book(wish(starts[30]), limited, seen)
+    assert seen.state is not None
+    assert (seen.state.limit, seen.state.remaining) == (2, 1)
+    await without.book(wish(starts[31]), limited, RateSeen())
+    with pytest.raises(RateLimitExceeded) as problem:
+        await without.book(wish(starts[32]), limited, RateSeen())
+    assert 1 <= problem.value.retry_after_s <= 60
+
+
+async def test_every_event_made_without_redis_is_announced_when_it_is_back(services: Services, org: int) -> None:
+    starts = await free_starts(services, org)
+    services.breaker.trip(Trip.FAULT)
+    made = [await booked(services, org, starts[30 + n]) for n in range(3)]
+    await eventually(lambda: services.breaker.closed, what="Redis asked again")
+    events = {f"{org} {one.appointment_id.hex} 1" for one in made}
+
+    async def told() -> bool:
+        return events <= set(await steps.announced(services))
+
+    await eventually(told, what="the announcements")
