@@ -21,6 +21,7 @@ from service.claims.connection import connect, refuse_eviction
 from service.claims.gate import Gate
 from service.claims.grid import GridStore
 from service.claims.keys import Shards
+from service.claims.lateness import Lateness
 from service.claims.scripts import Scripts
 from service.claims.server import RedisServer
 from service.clock import Clock, SystemClock
@@ -60,6 +61,8 @@ from service.operations.tracking import TrackedTasks
 
 DRAIN_S = 8.0
 CLAIM_CONNECTIONS = 16
+# How many timeouts a claim may take while it is our own process that is late.
+LATE_TIMEOUTS = 4
 
 _log = get_logger("app")
 
@@ -72,6 +75,7 @@ class Services:
     clock: Clock
     metrics: Metrics
     redis: Redis
+    looking_redis: Redis
     shards: Shards
     scripts: Scripts
     breaker: GateBreaker
@@ -121,24 +125,18 @@ async def open_services(
     metrics = metrics or Metrics()
     async with AsyncExitStack() as stack:
         known = KnownServer()
-        timeout_s = settings.redis_timeout_ms / 1000
-        redis = connect(settings.redis_url, timeout_s=timeout_s, is_known=known.is_known)
-        stack.push_async_callback(redis.aclose)
-        # Claims have connections of their own, so that no crowd of readers keeps them waiting for one; and so has who
-        # looks whether Redis is there again.
-        claiming_redis = connect(
-            settings.redis_url, timeout_s=timeout_s, connections=CLAIM_CONNECTIONS, is_known=known.is_known
-        )
-        stack.push_async_callback(claiming_redis.aclose)
-        looking_redis = connect(settings.redis_url, timeout_s=timeout_s, connections=2)
-        stack.push_async_callback(looking_redis.aclose)
-        await _check_eviction(looking_redis)
+        redis, claiming_redis, looking_redis = await _open_redis(settings, known, stack)
         database = Database(settings.database_url)
         await database.open()
         stack.push_async_callback(database.close)
         shards = Shards(settings.redis_shards)
         scripts = Scripts(redis)
-        breaker = GateBreaker(partial(_count_trips, metrics))
+        lateness = Lateness()
+        beating = asyncio.ensure_future(lateness.run())
+        stack.push_async_callback(_end, beating)
+        breaker = GateBreaker(
+            partial(_count_trips, metrics), timeout_s=settings.redis_timeout_ms / 1000, lateness=lateness
+        )
         gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "settle", "release")}
         gate = Gate(
             Scripts(claiming_redis),
@@ -202,6 +200,7 @@ async def open_services(
             clock=clock,
             metrics=metrics,
             redis=redis,
+            looking_redis=looking_redis,
             shards=shards,
             scripts=scripts,
             breaker=breaker,
@@ -305,6 +304,21 @@ def default_slot(settings: Settings) -> DefaultSlot:
         min_notice_minutes=timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
         max_days_ahead=settings.max_booking_days_ahead,
     )
+
+
+async def _open_redis(settings: Settings, known: KnownServer, stack: AsyncExitStack) -> tuple[Redis, Redis, Redis]:
+    """Clients for everybody, for claims, and for who looks whether Redis is there again.
+
+    Claims have connections of their own, so that no crowd of readers keeps them waiting for one.
+    """
+    url, timeout_s = settings.redis_url or "", settings.redis_timeout_ms / 1000
+    redis = connect(url, timeout_s=timeout_s, is_known=known.is_known)
+    claiming = connect(url, timeout_s=LATE_TIMEOUTS * timeout_s, connections=CLAIM_CONNECTIONS, is_known=known.is_known)
+    looking = connect(url, timeout_s=timeout_s, connections=2)
+    for client in (redis, claiming, looking):
+        stack.push_async_callback(client.aclose)
+    await _check_eviction(looking)
+    return redis, claiming, looking
 
 
 def _count_trips(metrics: Metrics, closed: bool, why: Trip | None) -> None:

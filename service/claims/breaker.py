@@ -7,18 +7,24 @@ once. Closing is not a matter of time: the grid must be of this server and of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
-from service.claims.connection import PoolBusy, ServerChanged
+from service.claims.connection import REQUEST_TIMEOUT_S, PoolBusy, ServerChanged
+from service.claims.lateness import Lateness
 from service.errors import GateClosed, Unavailable
 
 # What a healthy server says of a request; everything else a server answers instead of a result means that it cannot
 # be written to (out of memory, read only, loading, cannot persist).
 _OURS = ("WRONGTYPE", "ERR", "NOGROUP", "BUSYGROUP", "CROSSSLOT", "NOSCRIPT", "EXECABORT")
+
+
+Reply = TypeVar("Reply")
 
 
 class Trip(StrEnum):
@@ -37,8 +43,16 @@ class GateBreaker:
     every change: (closed now, why it opened).
     """
 
-    def __init__(self, heard: Callable[[bool, Trip | None], None] = lambda _closed, _why: None) -> None:
+    def __init__(
+        self,
+        heard: Callable[[bool, Trip | None], None] = lambda _closed, _why: None,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        lateness: Lateness | None = None,
+    ) -> None:
         self._heard = heard
+        self._timeout_s = timeout_s
+        self._lateness = lateness or Lateness()
         self._epoch: int | None = None
         self.tripped = asyncio.Event()
         self.tripped.set()
@@ -68,6 +82,21 @@ class GateBreaker:
             self.tripped.set()
             self._heard(False, why)
 
+    async def ask(self, call: Coroutine[Any, Any, Reply]) -> Reply:
+        """What a call of Redis that requests wait for returns; it may take as long as the client's own timeout allows
+        while it is this process that is late, and else no longer than the breaker's. Raises GateClosed.
+        """
+        if self._epoch is None:
+            call.close()
+            raise GateClosed("Redis is not asked at the moment")
+        task = asyncio.ensure_future(call)
+        with self.watching():
+            while not (await asyncio.wait({task}, timeout=self._timeout_s))[0]:
+                if not self._lateness.is_late:
+                    task.cancel()
+                    raise TimeoutError
+            return task.result()
+
     @contextmanager
     def asking(self) -> Generator[None]:
         """A call of Redis: refused at once while the breaker is open; a fault opens it. Raises GateClosed."""
@@ -91,5 +120,7 @@ class GateBreaker:
                 self.trip(Trip.REFUSED)
             raise GateClosed(f"Redis refused: {type(problem).__name__}") from problem
         except (TimeoutError, RedisError, OSError) as problem:
-            self.trip(Trip.FAULT)
+            timed_out = isinstance(problem, (TimeoutError, RedisTimeout))
+            if not (timed_out and self._lateness.is_late):
+                self.trip(Trip.FAULT)
             raise GateClosed(f"Redis did not answer: {type(problem).__name__}") from problem

@@ -131,8 +131,7 @@ class Gate:
         epoch = self._breaker.epoch
         names = _KeyList(keys.pending, keys.epoch)
         packed = [self._pack_admission(keys, names, item) for item in items]
-        with self._breaker.asking():
-            return await self._scripts.claim_slot(names.names, self._claim_ttl_ms, packed, epoch)
+        return await self._breaker.ask(self._scripts.claim_slot(names.names, self._claim_ttl_ms, packed, epoch))
 
     def _pack_admission(self, keys: Keys, name: _KeyList, item: Admission) -> list[object]:
         rate: object = False
@@ -209,8 +208,7 @@ class Gate:
                     item.answer.body.decode(),
                 ]
             packed.append([item.token or False, item.event or False, streams, answer])
-        with self._breaker.asking():
-            return await self._scripts.settle_claim(name.names, self._answer_ttl_ms, packed)
+        return await self._breaker.ask(self._scripts.settle_claim(name.names, self._answer_ttl_ms, packed))
 
     async def _release(self, keys: Keys, items: list[Release]) -> Sequence[ReleaseOutcome]:
         name = _KeyList(keys.pending, keys.repairs)
@@ -235,8 +233,7 @@ class Gate:
                     item.side.value,
                 ]
             )
-        with self._breaker.asking():
-            return await self._scripts.release_claim(name.names, packed)
+        return await self._breaker.ask(self._scripts.release_claim(name.names, packed))
 
 
 def _pack_own(own: OwnTime, wanted: Placement) -> list[object]:

@@ -29,11 +29,10 @@ class CoachDays:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Coach-days to be repaired, and the number this was noted under; `owed`: an appointment was changed there."""
+    """Coach-days to be repaired, and the number this was noted under."""
 
     number: int
     days: CoachDays
-    owed: bool
 
 
 class GateStore:
@@ -72,7 +71,6 @@ class GateStore:
             Repair(
                 row["repair_id"],
                 CoachDays(row["org_id"], row["coach_no"], _day(row["first_day"]), _day(row["last_day"])),
-                row["owed"],
             )
             for row in await self._database.fetch("repairs_to_make", org, column, most)
         ]
@@ -80,6 +78,14 @@ class GateStore:
     async def repaired(self, org: int, numbers: Sequence[int], epoch: int, revision: int) -> None:
         """Note that the grid shows them as of that revision of the roster."""
         await self._database.write("repairs_made", org, list(numbers), epoch, revision)
+
+    async def owed(self) -> list[tuple[int, list[int]]]:
+        """(organization, numbers of repairs) where appointments were changed and nobody looked at deficits since."""
+        return [(row["org_id"], row["repair_ids"]) for row in await self._database.fetch("repairs_owed")]
+
+    async def owed_looked_at(self, org: int, numbers: Sequence[int]) -> None:
+        """Note that the deficits of the organization are right as of those repairs."""
+        await self._database.write("owed_looked_at", org, list(numbers))
 
     async def forget(self, older_s: float) -> None:
         """Remove repairs that were made so long ago that no claim of before is left."""

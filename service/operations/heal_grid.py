@@ -21,6 +21,9 @@ from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters, grid_days
 
+# A booking in between spoils a repair of deficits; what is not right by then is looked at in the next round.
+LOOKS = 3
+
 _log = get_logger("operations.heal_grid")
 
 
@@ -54,19 +57,21 @@ class HealGrid:
     async def __call__(self) -> int:
         """Repair everything that waits; how many notes that were."""
         done = 0
-        while True:
-            found = await self._store.repairs()
+        while found := await self._store.repairs():
             self._waiting.set(len(found))
-            if not found:
-                return done
             places: dict[tuple[int, int], list[Repair]] = {}
             for repair in found:
                 places.setdefault((repair.days.org, repair.days.column), []).append(repair)
             for (org, column), repairs in places.items():
                 await self._repair(org, column, repairs)
-            for org in {repair.days.org for repair in found if repair.owed}:
-                await self._deficits.repair(org)
             done += len(found)
+        self._waiting.set(0)
+        for org, numbers in await self._store.owed():
+            for _ in range(LOOKS):
+                if not await self._deficits.repair(org):
+                    await self._store.owed_looked_at(org, numbers)
+                    break
+        return done
 
     async def coach(self, org: int, column: int) -> int:
         """Repair what waits of one coach; also learn whether the grid is of an epoch that is over."""

@@ -44,8 +44,8 @@ class KeepDeficits:
         return seen, differing
 
     async def repair(self, org: int) -> int:
-        """Put right what differs, unless a booking changes it meanwhile; how many columns that were."""
+        """Put right what differs, unless a booking changes it meanwhile; how many columns differed."""
         seen, differing = await self.compare(org)
-        if differing and await self._grid.set_deficits(org, differing, seen):
-            return len(differing)
-        return 0
+        if differing:
+            await self._grid.set_deficits(org, differing, seen)
+        return len(differing)

@@ -20,7 +20,7 @@ FROM unnest($1::integer[], $2::integer[], $3::date[], $4::date[]) AS w (org_id, 
 
 -- name: repairs_to_make
 -- Coach-days that nobody has repaired yet, the oldest first; of one organization, or of one coach of it.
-SELECT org_id, repair_id, coach_no, first_day, last_day, owed
+SELECT org_id, repair_id, coach_no, first_day, last_day
 FROM grid_repairs
 WHERE repaired_at IS NULL AND ($1::integer IS NULL OR org_id = $1) AND ($2::integer IS NULL OR coach_no = $2)
 ORDER BY repair_id
@@ -31,9 +31,19 @@ LIMIT $3;
 UPDATE grid_repairs SET epoch = $3, revision = $4, repaired_at = now()
 WHERE org_id = $1 AND repair_id = ANY ($2::bigint[]);
 
+-- name: repairs_owed
+-- Repairs after which nobody has yet looked at what the coaches of the organization are owed.
+SELECT org_id, array_agg(repair_id) AS repair_ids
+FROM grid_repairs
+WHERE owed AND repaired_at IS NOT NULL
+GROUP BY org_id;
+
+-- name: owed_looked_at
+UPDATE grid_repairs SET owed = false WHERE org_id = $1 AND repair_id = ANY ($2::bigint[]);
+
 -- name: forget_repairs
 -- Repairs so old that no claim made before them can be left.
-DELETE FROM grid_repairs WHERE repaired_at < now() - $1::interval;
+DELETE FROM grid_repairs WHERE NOT owed AND repaired_at < now() - $1::interval;
 
 -- name: count_repairs
 SELECT count(*)::integer AS waiting FROM grid_repairs WHERE repaired_at IS NULL;

@@ -1,0 +1,192 @@
+"""Redis hung, killed, emptied, rolled back, full: bookings go on, and it is believed again only when it is right."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from typing import Any
+
+import pytest
+
+from service.app import Services, open_services
+from service.claims.breaker import Trip
+from service.config import Settings
+from service.db.commit import CommitOutcome
+from service.embedded.redis import EmbeddedRedis
+from service.errors import SlotUnavailable
+from service.operations.claiming import RateSeen
+from tests.invariants.looks import booked, cancelled, listed, overlaps
+from tests.operations import steps
+from tests.servers import eventually
+from tests.wishes import caller, free_starts, wish
+
+
+def trips(services: Services, why: Trip) -> float:
+    """How often it stopped asking Redis, and why."""
+    return services.metrics.gate_trips.labels(why.value)._value.get()
+
+
+async def asked_again(services: Services) -> None:
+    """Wait until Redis is asked again."""
+    await eventually(lambda: services.breaker.closed, what="Redis asked again")
+
+
+async def all_agrees(services: Services) -> bool:
+    """Whether grid and deficits are what Postgres says, nothing waits and nothing is pending."""
+    await services.heal()
+    [found] = await services.rebuild.verify(lambda _: None)
+    return found.holds and not await services.grid.pending() and not await services.gate_store.waiting()
+
+
+@pytest.fixture
+async def filled(services: Services, org: int) -> Services:
+    """A process whose grid is whole."""
+    await services.keeper.fill(org)
+    return services
+
+
+async def test_hung_it_costs_one_timeout_and_then_nothing(
+    filled: Services, org: int, server: EmbeddedRedis, sql: Any
+) -> None:
+    starts = await free_starts(filled, org)
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        made = [await booked(filled, org, starts[20 + n], person=n) for n in range(10)]
+        # Whatever waits for a hung server waits once; nobody behind the open breaker does.
+        assert trips(filled, Trip.FAULT) == 1
+        assert not filled.breaker.closed
+        assert len(await listed(filled, org, "cal-1")) > 100
+        await cancelled(filled, made[0])
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    await asked_again(filled)
+    # The claim whose reply was lost is given up by the reconciler, and its time is free again.
+    await eventually(lambda: _reconciled(filled), what="nothing pending")
+    assert await all_agrees(filled)
+    assert await sql.fetchval("SELECT count(*) FROM appointments WHERE status = 'scheduled'") == 9
+    assert (await filled.gate_store.epoch())[0] == 2, "the same server with the same grid: no new epoch"
+
+
+async def _reconciled(services: Services) -> bool:
+    await services.reconcile()
+    return not await services.grid.pending()
+
+
+async def test_killed_and_started_again_the_grid_is_a_new_one(
+    filled: Services, org: int, server: EmbeddedRedis, sql: Any
+) -> None:
+    starts = await free_starts(filled, org)
+    first = await booked(filled, org, starts[20])
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    await eventually(lambda: not server.alive(), what="its end")
+    second = await booked(filled, org, starts[20], person=1)
+    assert second.coach_id != first.coach_id
+    server.start()
+    await asked_again(filled)
+    assert (await filled.gate_store.epoch())[0] == 3
+    third = await booked(filled, org, starts[20], "cal-2", person=2)
+    assert third.coach_id not in {first.coach_id, second.coach_id}
+    assert await overlaps(sql) == 0
+    assert await all_agrees(filled)
+
+
+async def test_rolled_back_it_is_not_believed(filled: Services, org: int, server: EmbeddedRedis, sql: Any) -> None:
+    """An older file has the booking's time free, its day's count too low, and a claim that ended long ago."""
+    await sql.execute("UPDATE coaches SET max_daily_appointments = 1 WHERE coach_id = 'coach-3'")
+    await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+    await filled.rosters.refresh(org, await filled.rosters.get(org))
+    await filled.heal()
+    starts = await free_starts(filled, org)
+    claimed = await steps.claim(filled, org, wish(starts[20], coach_id="coach-3"))
+    server.stop()
+    folder = server._folder
+    shutil.copytree(folder, folder.parent / "older")
+    server.start()
+    assert len(await listed(filled, org, "cal-1")) > 100, "and so it is noticed"
+    await asked_again(filled)
+    assert (await filled.gate_store.epoch())[0] == 3
+    assert (await steps.commit(filled, claimed)).outcome is CommitOutcome.FENCED
+    await booked(filled, org, starts[20], coach_id="coach-3", person=1)
+    server.stop()
+    shutil.rmtree(folder)
+    shutil.move(folder.parent / "older", folder)
+    server.start()
+    with pytest.raises(SlotUnavailable):
+        await filled.book(wish(starts[24], coach_id="coach-3", person=2), caller(org), RateSeen())
+    await asked_again(filled)
+    with pytest.raises(SlotUnavailable):
+        await filled.book(wish(starts[24], coach_id="coach-3", person=2), caller(org), RateSeen())
+    assert await all_agrees(filled)
+
+
+@pytest.mark.parametrize("times", [1, 4])
+async def test_emptied_amid_bookings_no_claim_of_before_is_committed(
+    filled: Services, settings: Settings, org: int, sql: Any, times: int
+) -> None:
+    await sql.execute("UPDATE coaches SET max_daily_appointments = 4")
+    await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+    async with open_services(settings) as other:
+        await other.rosters.refresh(org, await other.rosters.get(org))
+        starts = await free_starts(other, org)
+        books = [
+            asyncio.ensure_future(
+                (filled, other)[n % 2].book(
+                    wish(starts[40 + n % 16], ("cal-1", "cal-2", "cal-3")[n % 3], person=n), caller(org), RateSeen()
+                )
+            )
+            for n in range(120)
+        ]
+        for share in range(times):
+            await eventually(lambda s=share: sum(book.done() for book in books) >= 20 * s + 5, what="some answers")
+            await filled.looking_redis.flushall()
+        answers = await asyncio.gather(*books, return_exceptions=True)
+        odd = [answer for answer in answers if isinstance(answer, Exception) and type(answer) is not SlotUnavailable]
+        assert odd == []
+        assert (
+            await sql.fetchval(
+                "SELECT max(n) FROM (SELECT count(*) AS n FROM appointments GROUP BY coach_no, local_day) AS days"
+            )
+            == 4
+        )
+        assert await overlaps(sql) == 0
+        assert await listed(filled, org, "cal-1"), "and the last loss is noticed"
+        await asked_again(filled)
+        await eventually(lambda: _reconciled(filled), what="nothing pending")
+        await filled.keeper.fill(org)
+        assert await all_agrees(filled)
+
+
+async def test_full_it_is_not_asked_until_it_takes_writes(filled: Services, org: int) -> None:
+    starts = await free_starts(filled, org)
+    await filled.looking_redis.config_set("maxmemory", 1)
+    made = [await booked(filled, org, starts[20 + n], person=n) for n in range(3)]
+    assert trips(filled, Trip.REFUSED) == 1
+    assert not filled.breaker.closed
+    await filled.looking_redis.config_set("maxmemory", 0)
+    await asked_again(filled)
+    assert await all_agrees(filled)
+    assert len({one.appointment_id for one in made}) == 3
+
+
+async def test_scripts_flushed_are_loaded_again_unnoticed(filled: Services, org: int) -> None:
+    starts = await free_starts(filled, org)
+    await filled.looking_redis.script_flush()
+    await booked(filled, org, starts[20])
+    assert filled.breaker.closed
+    assert [trips(filled, why) for why in Trip] == [0, 0, 0, 0]
+
+
+async def test_a_process_starts_without_it_and_asks_it_when_it_comes(settings: Settings, server: EmbeddedRedis) -> None:
+    server.stop()
+    async with open_services(settings) as services:
+        org = await services.roster_store.organization("demo")
+        assert org is not None
+        starts = await free_starts(services, org)
+        await booked(services, org, starts[20])
+        server.start()
+        await asked_again(services)
+        assert await all_agrees(services)
