@@ -89,6 +89,14 @@ class Unavailable(BookingError):
     retry_after_s = 1
 
 
+class Overloaded(Unavailable):
+    """There are more requests than can be answered in time; nothing was begun. `retry_after_s` is when to come again."""
+
+    def __init__(self, *, retry_after_s: int) -> None:
+        super().__init__("there are more requests than can be answered in time; try again in a moment")
+        self.retry_after_s = retry_after_s
+
+
 class OutcomeUnknown(BookingError):
     """A commit was sent and its answer lost; the same idempotency key will tell the truth."""
 

@@ -82,7 +82,17 @@ def of_status(status: int, message: str) -> Problem:
 
 def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
     """The response for a problem."""
-    body = orjson.dumps(
+    headers: dict[str, str] = {}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
+    return HTTPResponse(body_of(problem, correlation_id), problem.status, headers, "application/problem+json")
+
+
+def body_of(problem: Problem, correlation_id: str) -> bytes:
+    """The body of the response for a problem."""
+    return orjson.dumps(
         {
             "status": problem.status,
             "title": HTTPStatus(problem.status).phrase,
@@ -93,9 +103,3 @@ def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         }
     )
-    headers: dict[str, str] = {}
-    if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(problem.retry_after_s)
-    if problem.status == 401:
-        headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
-    return HTTPResponse(body, problem.status, headers, "application/problem+json")
