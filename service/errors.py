@@ -90,7 +90,7 @@ class Unavailable(BookingError):
 
 
 class Overloaded(Unavailable):
-    """There are more requests than can be answered in time; nothing was begun. `retry_after_s` is when to come again."""
+    """There are more requests than can be answered in time; nothing was begun. Come again after `retry_after_s`."""
 
     def __init__(self, *, retry_after_s: int) -> None:
         super().__init__("there are more requests than can be answered in time; try again in a moment")

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import unquote
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import orjson
 import structlog
+import uuid_utils
+from prometheus_client import Counter
 from sanic import Request
 from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
 from sanic.response import HTTPResponse
@@ -300,13 +302,13 @@ class Edge:
         response = HTTPResponse()
         self.decorate(response, "", None)
         headers: Any = response.headers
-        return {name: value for name, value in headers.items() if name != "x-correlation-id"}
+        return {name: value for name, value in headers.items() if name.lower() != "x-correlation-id"}
 
-    def count_unrouted(self, method: str, status: int) -> None:
-        """Count an answer to what never reached a route."""
+    def unrouted(self, method: str, status: int) -> Counter:
+        """The counter of such answers to what never reached a route."""
         # A client may make methods up; each would be a series of its own.
         known = method if method in METHODS else "other"
-        self._metrics.requests.labels(known, "(none)", str(status)).inc()
+        return self._metrics.requests.labels(known, "(none)", str(status))
 
     def decorate(self, response: HTTPResponse, correlation: str, rate: RateState | None) -> None:
         """The headers every answer carries."""
@@ -351,7 +353,7 @@ class Edge:
             _log.error("request crashed", exc_info=problem)
             shown = crashed()
         response = answer(shown, correlation)
-        self.count_unrouted(request.method, response.status)
+        self.unrouted(request.method, response.status).inc()
         self.decorate(response, correlation, None)
         if shown.status == 405:
             response.headers["Allow"] = ", ".join(allowed)
@@ -371,7 +373,7 @@ def correlation_among(x_correlation_id: str | None, traceparent: str | None) -> 
         return given
     traced = _TRACEPARENT.fullmatch(traceparent or "")
     if traced is None or (traced["version"] == "00" and traced["more"]):
-        return str(uuid4())
+        return str(uuid_utils.uuid4())
     return traced["trace"]
 
 

@@ -20,7 +20,7 @@ ALWAYS = 32
 _LOOK_S = 0.25
 _LOG_EVERY_S = 10.0
 # Who is refused together shall not come again together.
-_RETRY_AFTER_S = (1, 2, 3)
+_RETRY_AFTER_S = (1, 2)
 
 _log = get_logger("intake")
 
@@ -80,13 +80,17 @@ class Intake:
 
     def refuse(self) -> Overloaded:
         """Count a refusal; what the client is told."""
+        return Overloaded(retry_after_s=self.count_refusal())
+
+    def count_refusal(self) -> int:
+        """Count a refusal; after how many seconds its client shall come again."""
         self._refusals["in_flight" if self._taken >= self._most else "wait"].inc()
         self._refused += 1
         now = self._now()
         if now - self._logged_at >= _LOG_EVERY_S:
             _log.warning("requests refused", refused=self._refused, in_flight=self._taken, limit=self.limit)
             self._logged_at, self._refused = now, 0
-        return Overloaded(retry_after_s=next(self._retry_after_s))
+        return next(self._retry_after_s)
 
     @property
     def _taken(self) -> int:

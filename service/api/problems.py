@@ -87,11 +87,17 @@ def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
         headers["Retry-After"] = str(problem.retry_after_s)
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
-    return HTTPResponse(body_of(problem, correlation_id), problem.status, headers, "application/problem+json")
+    body = body_of(problem, correlation_id, timestamp())
+    return HTTPResponse(body, problem.status, headers, "application/problem+json")
 
 
-def body_of(problem: Problem, correlation_id: str) -> bytes:
-    """The body of the response for a problem."""
+def timestamp() -> str:
+    """Now, as problems tell it: always as many characters."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def body_of(problem: Problem, correlation_id: str, at: str) -> bytes:
+    """The body of the response for a problem; `at` is its timestamp."""
     return orjson.dumps(
         {
             "status": problem.status,
@@ -100,6 +106,6 @@ def body_of(problem: Problem, correlation_id: str) -> bytes:
             "message": problem.message,
             "details": problem.details,
             "correlation_id": correlation_id,
-            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "timestamp": at,
         }
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -68,7 +69,7 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
     )
     # A name of its own, because Sanic keeps every application of a process by name.
     app: Any = Sanic(f"booking-{uuid4().hex}", config=config, error_handler=_Problems(edge), configure_logging=False)
-    app.ctx.doorway = Doorway(edge, routes)
+    app.ctx.connection = partial(Connection, doorway=Doorway(edge, routes))
     for route in routes:
         app.add_route(
             edge.endpoint(route),
@@ -106,7 +107,7 @@ async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None
     """Serve on a bound socket until `stop` is set; requests under way are answered first."""
     server: Any = await app.create_server(
         sock=listening,
-        protocol=Connection,
+        protocol=app.ctx.connection,
         backlog=BACKLOG,
         return_asyncio_server=True,
         asyncio_server_kwargs={"start_serving": False},
