@@ -18,6 +18,7 @@ from service.metrics import Metrics
 # So many may always be in flight: below that the rate says little, and something must be let in to measure it.
 ALWAYS = 32
 _LOOK_S = 0.25
+_WEIGHT = 0.25  # of one look in the rate
 _LOG_EVERY_S = 10.0
 # Who is refused together shall not come again together.
 _RETRY_AFTER_S = (1, 2)
@@ -101,7 +102,8 @@ class Intake:
         """Set the limit by the rate since the last look, which counts as a measure only if there was always work."""
         measured = self._answered / (now - self._looked_at)
         if self._fewest >= ALWAYS:
-            self._rate = measured if self._rate is None else (self._rate + measured) / 2
+            # Of the last second or so: a hiccup must not turn everybody away.
+            self._rate = measured if self._rate is None else self._rate + (measured - self._rate) * _WEIGHT
         elif self._rate is not None:
             self._rate = max(self._rate, measured)
         if self._rate is not None:
