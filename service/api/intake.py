@@ -99,13 +99,14 @@ class Intake:
         return max(self.in_flight, self._unfinished())
 
     def _look(self, now: float) -> None:
-        """Set the limit by the rate since the last look, which counts as a measure only if there was always work."""
+        """Bring rate and limit up to date; a low rate counts as a measure only if there was always work."""
         measured = self._answered / (now - self._looked_at)
-        if self._fewest >= ALWAYS:
+        busy = self._fewest >= ALWAYS
+        if self._rate is None and busy:
+            self._rate = measured
+        elif self._rate is not None and (busy or measured > self._rate):
             # Of the last second or so: a hiccup must not turn everybody away.
-            self._rate = measured if self._rate is None else self._rate + (measured - self._rate) * _WEIGHT
-        elif self._rate is not None:
-            self._rate = max(self._rate, measured)
+            self._rate += (measured - self._rate) * _WEIGHT
         if self._rate is not None:
             limit = min(self._most, max(ALWAYS, round(self._rate * self._max_wait_s)))
             if limit != self.limit:
