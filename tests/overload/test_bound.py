@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from service.api.endpoint import Edge
@@ -82,6 +83,23 @@ async def test_who_is_slow_with_a_body_takes_nobodys_room(door: Door) -> None:
     await eventually(lambda: door.sample(shown) == 3 * ROOM, what="requests being read")
     assert door.edge.intake.in_flight == 0
     assert (await (await door.talk()).say(GET, KEY, b"\r\n").hear()).status == 200
+
+
+async def test_bodies_that_end_together_do_not_pass_the_bound(door: Door) -> None:
+    async with open_client(door.url, "prod-key-789") as client:
+        starts = await some_starts(client)
+    wishes = [msgspec.json.encode(booking(start)) for start in starts[: 3 * ROOM]]
+    talks = [await door.talk() for _ in wishes]
+    for talk, wish in zip(talks, wishes, strict=True):
+        talk.say(START, KEY, b"Content-Length: %d\r\n\r\n" % len(wish), wish[:1])
+    await eventually(lambda: door.sample("booking_http_requests_in_flight") == len(talks), what="requests being read")
+    async with nothing_commits(door):
+        for talk, wish in zip(talks, wishes, strict=True):
+            talk.say(wish[1:])
+        await eventually(lambda: door.refused() == len(talks) - ROOM, what="the refusals")
+        assert door.edge.intake.in_flight == ROOM
+    statuses = Counter([(await talk.hear()).status for talk in talks])
+    assert statuses == {201: ROOM, 503: len(talks) - ROOM}
 
 
 async def test_every_way_to_end_makes_room_again(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
