@@ -193,6 +193,20 @@ class Settings:
         "requests",
         "Requests a window of keys that have no limit of their own; 0 means no limit.",
     )
+    max_requests_in_flight: int = _setting(
+        "MAX_REQUESTS_IN_FLIGHT",
+        1_000,
+        _integer(1, 1_000_000),
+        "requests",
+        "How many requests an API process answers at a time; more are refused with 503.",
+    )
+    max_request_wait_ms: int = _setting(
+        "MAX_REQUEST_WAIT_MS",
+        1_000,
+        _integer(1, 600_000),
+        "milliseconds",
+        "Requests that would wait for longer, by the rate of late, are refused with 503.",
+    )
     claim_ttl_ms: int = _setting(
         "CLAIM_TTL_MS",
         15_000,

@@ -93,6 +93,14 @@ class GateClosed(Unavailable):
     """Redis cannot be asked now; who can go on with Postgres alone does."""
 
 
+class Overloaded(Unavailable):
+    """There are more requests than can be answered in time; nothing was begun. Come again after `retry_after_s`."""
+
+    def __init__(self, *, retry_after_s: int) -> None:
+        super().__init__("there are more requests than can be answered in time; try again in a moment")
+        self.retry_after_s = retry_after_s
+
+
 class OutcomeUnknown(BookingError):
     """A commit was sent and its answer lost; the same idempotency key will tell the truth."""
 

@@ -34,6 +34,18 @@ class Metrics:
             buckets=_LATENCY_S,
             registry=r,
         )
+        self.overload_refusals = Counter(
+            "booking_overload_refusals_total",
+            "Requests refused because there were more than could be answered in time.",
+            ["reason"],
+            registry=r,
+        )
+        self.intake_limit = Gauge(
+            "booking_intake_limit",
+            "How many requests may be in flight.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self.claims = Counter("booking_claims_total", "What the gate said of requests.", ["outcome"], registry=r)
         self.gate_batch = Histogram(
             "booking_gate_batch_size", "Requests in one script call.", ["kind"], buckets=_SIZES, registry=r

@@ -30,6 +30,7 @@ from service.api.endpoint import Edge, Route
 from service.api.events import EventRoutes
 from service.api.explain import ExplainRoutes
 from service.api.incoming_events import IncomingEventRoutes
+from service.api.intake import Intake
 from service.api.manage_calendars import CalendarRoutes
 from service.api.manage_coaches import ManageCoachRoutes
 from service.api.notifications import NotificationRoutes
@@ -136,6 +137,12 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         rosters=services.rosters,
         authenticate=authenticate,
         once=carry_out_once(services),
+        intake=Intake(
+            most=settings.max_requests_in_flight,
+            max_wait_s=settings.max_request_wait_ms / 1000,
+            metrics=services.metrics,
+            unfinished=services.tasks.__len__,
+        ),
         metrics=services.metrics,
         cors_origin=settings.cors_origin,
     )

@@ -9,15 +9,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import unquote
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 import orjson
 import structlog
+import uuid_utils
+from prometheus_client import Counter
 from sanic import Request
 from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
 from sanic.response import HTTPResponse
 
+from service.api.intake import Intake
 from service.api.parsing import correlation_id, fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
 from service.claims.gate import Gate
@@ -25,7 +28,7 @@ from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.db.idempotency import Complete, Completion, FinalAnswer, KeyHold
 from service.domain.calendar import Roster
-from service.errors import BookingError, GateClosed, NotFound, RateLimitExceeded, Unavailable
+from service.errors import BookingError, GateClosed, NotFound, Overloaded, RateLimitExceeded, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.authenticate import Authenticate
@@ -111,7 +114,8 @@ class Route:
     `counts_itself`: the operation takes its rate limit along in its own script call.
     `idempotency`: "optional" for a write whose answer is kept under the key it may have, by the edge unless it
     `replays_itself`; "required" for messages that have an identity of their own. `shown_once`: fields of the answer
-    that are left out of what is kept, and so of replays.
+    that are left out of what is kept, and so of replays. `always_answered`: also when there is no room for more
+    requests, because operators look then.
     """
 
     method: str
@@ -133,6 +137,7 @@ class Route:
     counts_itself: bool = False
     if_match: bool = False
     signed: bool = False
+    always_answered: bool = False
     errors: tuple[int, ...] = ()
 
 
@@ -147,9 +152,11 @@ class Edge:
         rosters: Rosters,
         authenticate: Authenticate,
         once: CarryOutOnce,
+        intake: Intake,
         metrics: Metrics,
         cors_origin: str,
     ) -> None:
+        self.intake = intake
         self._gate = gate
         self._rates = rates
         self._rosters = rosters
@@ -192,7 +199,7 @@ class Edge:
             response = await self._carry_out(route, known, call)
         except BookingError as problem:
             response = answer(await self._count_failure(call, problem_of(problem)), call.correlation_id)
-            if response.status >= 500:
+            if response.status >= 500 and not isinstance(problem, Overloaded):  # of those there are too many
                 _log.warning("request failed", route=route.path, error=type(problem).__name__, message=problem.message)
         except PayloadTooLarge:
             response = answer(
@@ -210,13 +217,30 @@ class Edge:
         return response
 
     async def _carry_out(self, route: Route, known: frozenset[str], call: Call) -> HTTPResponse:
-        request = call.request
+        if not route.always_answered and self.intake.is_full:
+            raise self.intake.refuse()
         body_problem: Exception | None = None
         if route.method != "GET":
             try:
-                call.body = await _read_body(request)
+                call.body = await _read_body(call.request)
             except PayloadTooLarge as problem:
                 body_problem = problem
+        if route.always_answered:
+            return await self._look_into(route, known, call, body_problem)
+        self.intake.enter()  # only now: a client that is slow with its body takes nobody's room
+        answered = True
+        try:
+            return await self._look_into(route, known, call, body_problem)
+        except (asyncio.CancelledError, RequestCancelled):
+            answered = False
+            raise
+        finally:
+            self.intake.leave(answered=answered)
+
+    async def _look_into(
+        self, route: Route, known: frozenset[str], call: Call, body_problem: Exception | None
+    ) -> HTTPResponse:
+        request = call.request
         if route.scope is not None:
             key = call.header("x-api-key") or _bearer(call.header("authorization"))
             if key is not None:  # bytes that are no UTF-8 arrive as half characters, which cannot be hashed
@@ -298,6 +322,19 @@ class Edge:
             return problem
         return problem
 
+    def headers_of_every_answer(self) -> dict[str, str]:
+        """What `decorate` adds whatever the request is."""
+        response = HTTPResponse()
+        self.decorate(response, "", None)
+        headers: Any = response.headers
+        return {name: value for name, value in headers.items() if name.lower() != "x-correlation-id"}
+
+    def unrouted(self, method: str, status: int) -> Counter:
+        """The counter of such answers to what never reached a route."""
+        # A client may make methods up; each would be a series of its own.
+        known = method if method in METHODS else "other"
+        return self._metrics.requests.labels(known, "(none)", str(status))
+
     def decorate(self, response: HTTPResponse, correlation: str, rate: RateState | None) -> None:
         """The headers every answer carries."""
         headers: Any = response.headers
@@ -341,9 +378,7 @@ class Edge:
             _log.error("request crashed", exc_info=problem)
             shown = crashed()
         response = answer(shown, correlation)
-        # A client may make methods up; each would be a series of its own.
-        method = request.method if request.method in METHODS else "other"
-        self._metrics.requests.labels(method, "(none)", str(response.status)).inc()
+        self.unrouted(request.method, response.status).inc()
         self.decorate(response, correlation, None)
         if shown.status == 405:
             response.headers["Allow"] = ", ".join(allowed)
@@ -353,12 +388,17 @@ class Edge:
 def correlation_of(request: Any) -> str:
     """The request's correlation id: the client's, else the trace id of a valid `traceparent`, else a new one."""
     headers: Any = getattr(request, "headers", None) or {}
-    given = correlation_id(headers.get("x-correlation-id"))
+    return correlation_among(headers.get("x-correlation-id"), headers.get("traceparent"))
+
+
+def correlation_among(x_correlation_id: str | None, traceparent: str | None) -> str:
+    """The correlation id of a request with these two headers."""
+    given = correlation_id(x_correlation_id)
     if given is not None:
         return given
-    traced = _TRACEPARENT.fullmatch(headers.get("traceparent") or "")
+    traced = _TRACEPARENT.fullmatch(traceparent or "")
     if traced is None or (traced["version"] == "00" and traced["more"]):
-        return str(uuid4())
+        return str(uuid_utils.uuid4())
     return traced["trace"]
 
 

@@ -44,6 +44,7 @@ class OperationRoutes:
             tag="operations",
             answer=health,
             errors=errors,
+            always_answered=name in ("livez", "readyz", "health", "metrics"),
         )
 
     async def livez(self, _: Call) -> HTTPResponse:

@@ -82,7 +82,23 @@ def of_status(status: int, message: str) -> Problem:
 
 def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
     """The response for a problem."""
-    body = orjson.dumps(
+    headers: dict[str, str] = {}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
+    body = body_of(problem, correlation_id, timestamp())
+    return HTTPResponse(body, problem.status, headers, "application/problem+json")
+
+
+def timestamp() -> str:
+    """Now, as problems tell it: always as many characters."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def body_of(problem: Problem, correlation_id: str, at: str) -> bytes:
+    """The body of the response for a problem; `at` is its timestamp."""
+    return orjson.dumps(
         {
             "status": problem.status,
             "title": HTTPStatus(problem.status).phrase,
@@ -90,12 +106,6 @@ def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
             "message": problem.message,
             "details": problem.details,
             "correlation_id": correlation_id,
-            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "timestamp": at,
         }
     )
-    headers: dict[str, str] = {}
-    if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(problem.retry_after_s)
-    if problem.status == 401:
-        headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
-    return HTTPResponse(body, problem.status, headers, "application/problem+json")

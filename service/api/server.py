@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -18,11 +19,14 @@ from sanic.exceptions import MethodNotAllowed, NotFound, ServiceUnavailable
 from sanic.handlers import ErrorHandler
 from sanic.response import HTTPResponse
 
+from service.api.connection import Connection, Doorway
 from service.api.endpoint import METHODS, Edge, Route
 
 GRACEFUL_S = 8.0
 # A body is kept up to 64 KiB; up to this much is read away so that the client gets to read the refusal.
 MOST_READ_AWAY = 32 * 1024 * 1024
+# Clients waiting to be connected. Every process says so again of the socket they share, and Sanic would say 100.
+BACKLOG = 4096
 
 
 class _Problems(ErrorHandler):
@@ -65,6 +69,7 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
     )
     # A name of its own, because Sanic keeps every application of a process by name.
     app: Any = Sanic(f"booking-{uuid4().hex}", config=config, error_handler=_Problems(edge), configure_logging=False)
+    app.ctx.connection = partial(Connection, doorway=Doorway(edge, routes))
     for route in routes:
         app.add_route(
             edge.endpoint(route),
@@ -101,7 +106,11 @@ def _methods_of(request: Any) -> list[str]:
 async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None:
     """Serve on a bound socket until `stop` is set; requests under way are answered first."""
     server: Any = await app.create_server(
-        sock=listening, return_asyncio_server=True, asyncio_server_kwargs={"start_serving": False}
+        sock=listening,
+        protocol=app.ctx.connection,
+        backlog=BACKLOG,
+        return_asyncio_server=True,
+        asyncio_server_kwargs={"start_serving": False},
     )
     await server.startup()
     await server.before_start()
