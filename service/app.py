@@ -30,6 +30,7 @@ from service.db.keys import KeyStore
 from service.db.notifications import NotificationStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.errors import ConfigurationError, Unavailable
+from service.failpoints import Failpoints, Reach
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book import Book
@@ -85,6 +86,7 @@ class Services:
     tasks: TrackedTasks
     destinations: Destinations
     chance: random.Random
+    reach: Reach | None
 
 
 @asynccontextmanager
@@ -131,6 +133,7 @@ async def open_services(
         availability = FindAvailability(grid, keeper, rosters, clock)
         claiming = Claiming(gate=gate, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics)
         settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
+        reach = _failpoints(settings)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         yield Services(
@@ -165,6 +168,7 @@ async def open_services(
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
+                reach=reach,
             ),
             change=ChangeAppointment(
                 gate=gate,
@@ -174,6 +178,7 @@ async def open_services(
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
+                reach=reach,
             ),
             move=MoveAppointment(
                 appointments=appointments,
@@ -184,6 +189,7 @@ async def open_services(
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
+                reach=reach,
             ),
             reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, settle=settle, metrics=metrics),
             remind=Remind(
@@ -199,6 +205,7 @@ async def open_services(
             tasks=tasks,
             destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
+            reach=reach,
         )
 
 
@@ -216,6 +223,13 @@ def default_slot(settings: Settings) -> DefaultSlot:
         min_notice_minutes=timedelta(hours=settings.min_booking_hours_ahead) // timedelta(minutes=1),
         max_days_ahead=settings.max_booking_days_ahead,
     )
+
+
+def _failpoints(settings: Settings) -> Reach | None:
+    if settings.failpoints_dir is None:
+        return None
+    _log.warning("failpoints are on", folder=str(settings.failpoints_dir))
+    return Failpoints(settings.failpoints_dir).reach
 
 
 async def _check_eviction(redis: Redis) -> None:

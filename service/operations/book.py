@@ -29,6 +29,7 @@ from service.errors import (
     OutcomeUnknown,
     Unavailable,
 )
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.caller import Caller
@@ -70,6 +71,7 @@ class Book:
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
+        reach: Reach | None = None,
     ) -> None:
         self._gate = gate
         self._committer = committer
@@ -80,6 +82,7 @@ class Book:
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
+        self._reach = reach
 
     async def __call__(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked:
         """Book, or give the answer the idempotency key already has.
@@ -105,6 +108,8 @@ class Book:
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
             reply = await self._claiming.ask(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
             if reply.outcome is ClaimOutcome.CLAIMED:
+                if self._reach:
+                    await self._reach(Step.BOOKING_CLAIMED)
                 booked = await self._commit(request, caller, plan, appointment_id, reply)
                 if booked is not None:
                     return booked
@@ -178,6 +183,8 @@ class Book:
                 considered=considered,
                 data=body,
             )
+            if self._reach:
+                await self._reach(Step.BOOKING_BEFORE_COMMIT)
             committed = await self._committer.commit(booking)
         except (OutcomeUnknown, asyncio.CancelledError):
             # The claim stays pending: whether the row is there will be known to the reconciler, not to us.
@@ -187,7 +194,11 @@ class Book:
             await self._release(request, plan, appointment)
             raise
         if committed.outcome is CommitOutcome.TAKEN:
+            if self._reach:
+                await self._reach(Step.BOOKING_COMMITTED)
             await self._settle(request, plan, appointment, body)
+            if self._reach:
+                await self._reach(Step.BOOKING_SETTLED)
             return Booked(str(appointment_id), body, replayed=False)
         return await self._lost(request, plan, appointment, committed)
 

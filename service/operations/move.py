@@ -21,6 +21,7 @@ from service.db.appointments import AppointmentStore, Change, ChangeOutcome
 from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Status, Versions, check_version, render
 from service.errors import NotFound, OutcomeUnknown, StateConflict, Unavailable
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
@@ -59,6 +60,7 @@ class MoveAppointment:
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
+        reach: Reach | None = None,
     ) -> None:
         self._appointments = appointments
         self._rosters = rosters
@@ -68,6 +70,7 @@ class MoveAppointment:
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
+        self._reach = reach
 
     async def __call__(
         self,
@@ -140,6 +143,8 @@ class MoveAppointment:
                     continue
                 if after is None:
                     raise await self._claiming.taken(move.plan, reply.first)
+                if self._reach:
+                    await self._reach(Step.MOVE_CLAIMED)
                 considered = reply.second or None
             change = Change(
                 after=after,
@@ -215,6 +220,8 @@ class MoveAppointment:
         """Write the change and end its claim; False when it must be looked at again."""
         after, token = change.after, change.token
         try:
+            if self._reach:
+                await self._reach(Step.MOVE_BEFORE_COMMIT)
             outcome = await self._appointments.change(change)
         except (OutcomeUnknown, asyncio.CancelledError):
             # Both times stay taken: which of them is free will be known to the reconciler, not to us.
@@ -225,9 +232,15 @@ class MoveAppointment:
                 await self._give_up(token.hex, before, after)
             raise
         if outcome is ChangeOutcome.DONE:
+            if self._reach:
+                await self._reach(Step.MOVE_COMMITTED)
             await self._settle.announce(after, change.type)
+            if self._reach:
+                await self._reach(Step.MOVE_ANNOUNCED)
             if token is not None:
                 await self._settle.free(release_of_old(token.hex, before, after), before, after)
+                if self._reach:
+                    await self._reach(Step.MOVE_FREED)
             return True
         if token is not None:
             await self._give_up(token.hex, before, after)
