@@ -17,11 +17,17 @@ CREATED = "appointment.created"
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """A request, what must be true when it was answered, and the event it makes (None: a booking's first)."""
+    """A request, and what must be true when it was answered.
+
+    `event_id` is that of the event it makes, where its appointment was there before; `wanted` is the time that it
+    takes, `left` the one that it frees.
+    """
 
     ask: Ask
     check: Callable[[Answer], Awaitable[None]]
     event_id: str | None = None
+    wanted: dict[str, str] | None = None
+    left: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Life:
     begin: Callable[[World], Awaitable[Errand]]
 
 
-def _wish(slot: dict[str, str]) -> dict[str, Any]:
+def wish_for(slot: dict[str, str]) -> dict[str, Any]:
     return {
         "calendar_id": "cal-1",
         "coach_id": slot["coach_id"],
@@ -44,7 +50,7 @@ def _wish(slot: dict[str, str]) -> dict[str, Any]:
 async def book_some(world: World, count: int) -> None:
     """Make the appointments that the errands are about, and let them come to rest."""
     slots = [world.slots.pop() for _ in range(count)]
-    asks = [Ask("POST", "/api/appointments", _wish(slot)) for slot in slots]
+    asks = [Ask("POST", "/api/appointments", wish_for(slot)) for slot in slots]
     answers = await asyncio.gather(*(world.insist(ask) for ask in asks))
     assert {answer.status for answer in answers} == {201}
     world.appointments = [(slot, answer.json) for slot, answer in zip(slots, answers, strict=True)]
@@ -54,7 +60,7 @@ async def book_some(world: World, count: int) -> None:
 async def booking(world: World) -> Errand:
     """Somebody books one coach at one time."""
     slot = world.slots.pop()
-    ask = Ask("POST", "/api/appointments", wish := _wish(slot))
+    ask = Ask("POST", "/api/appointments", wish := wish_for(slot))
 
     async def check(answer: Answer) -> None:
         assert answer.status == 201, answer.raw
@@ -64,7 +70,7 @@ async def booking(world: World) -> Errand:
         assert await world.events_of(answer.json["appointment_id"]) == [CREATED]
         assert not await world.is_offered(slot)
 
-    return Errand(ask, check)
+    return Errand(ask, check, wanted=slot)
 
 
 async def cancellation(world: World) -> Errand:
@@ -78,7 +84,8 @@ async def cancellation(world: World) -> Errand:
         assert not await world.live(appointment["contact_email"])
         assert await world.is_offered(slot)
 
-    return Errand(Ask("POST", path, {"reason": "no longer needed"}), check, f"{appointment['appointment_id']}.2")
+    ask = Ask("POST", path, {"reason": "no longer needed"})
+    return Errand(ask, check, f"{appointment['appointment_id']}.2", left=slot)
 
 
 async def confirmation(world: World) -> Errand:
@@ -109,7 +116,8 @@ async def move(world: World) -> Errand:
         assert await world.is_offered(slot)
         assert not await world.is_offered(goal)
 
-    return Errand(Ask("PATCH", path, {"start_time": goal["start_time"]}), check, f"{appointment['appointment_id']}.2")
+    ask = Ask("PATCH", path, {"start_time": goal["start_time"]})
+    return Errand(ask, check, f"{appointment['appointment_id']}.2", wanted=goal, left=slot)
 
 
 async def calendar_event(world: World) -> Errand:

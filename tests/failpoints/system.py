@@ -1,4 +1,4 @@
-"""The processes of one small installation, on servers that are there: two for the API, one worker.
+"""The processes of one small installation, on servers that are there: two for the API and two workers.
 
 A process that was killed is replaced at once, as a supervisor would; one that is stopped is not.
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from service.config import Settings
 from service.failpoints import Step
-from tests.servers import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 API, WORKER = "api", "worker"
@@ -52,8 +51,8 @@ class System:
         """What the processes wrote."""
         return self._log.read_text(errors="replace")
 
-    def start(self, kind: str) -> int:
-        """One process more; its number."""
+    def start(self, kind: str) -> None:
+        """One process more."""
         socket_fd = self._listening.fileno()
         words = ["api-process", "--fd", str(socket_fd)] if kind == API else ["worker"]
         with self._log.open("ab") as out:
@@ -67,7 +66,6 @@ class System:
                 stdin=subprocess.DEVNULL,
             )
         self._running[process.pid] = (kind, process)
-        return process.pid
 
     async def tend(self) -> None:
         """Replace what was killed, again and again; a process that ended in any other way is `trouble`."""
@@ -97,20 +95,9 @@ class System:
                 return int(found.suffix[1:])
         return None
 
-    def kind_of(self, pid: int) -> str:
-        """What sort of process that is."""
-        return self._running[pid][0]
-
     def go_on(self, pid: int) -> None:
         """Let a stopped process continue."""
         os.kill(pid, signal.SIGCONT)
-
-    async def retire(self, pid: int) -> None:
-        """Ask one process to end, and wait until it did."""
-        _, process = self._running.pop(pid)
-        process.send_signal(signal.SIGTERM)
-        await eventually(lambda: process.poll() is not None, within_s=_STOPPED_WITHIN_S, what="the end of a process")
-        assert process.returncode == 0, self.log()[-4000:]
 
     def end(self) -> None:
         """End everything, by force what does not listen."""
@@ -137,7 +124,7 @@ async def running(folder: Path, environment: Mapping[str, str]) -> AsyncIterator
     """A system while the block lasts."""
     system = System(folder, environment)
     try:
-        for kind in (API, API, WORKER):
+        for kind in (API, API, WORKER, WORKER):
             system.start(kind)
         tending = asyncio.ensure_future(system.tend())
         try:
