@@ -157,7 +157,8 @@ class World:
             assert (await redis.xpending(keys.stream(name), GROUP))["pending"] == 0
         events, _ = await ledger(self.services, self.org)
         told = {f"{event['appointment_id']}.{event['sequence']}" for event in events}
-        assert set(self.crm.seen) == told, "something uncommitted was announced"
+        assert set(self.crm.seen) - told == set(), "something uncommitted was announced"
+        assert told - set(self.crm.seen) == set(), "said to be heard, and never told"
         assert all(len(requests) == 1 for requests in self.crm.seen.values()), "one id, and not the same bytes"
         found = {one.organization: one for one in await self.services.rebuild.verify(lambda _: None)}
         assert all(one.holds for one in found.values()), found
