@@ -116,7 +116,7 @@ async def move(world: World) -> Errand:
         assert await world.is_offered(slot)
         assert not await world.is_offered(goal)
 
-    ask = Ask("PATCH", path, {"start_time": goal["start_time"]})
+    ask = Ask("PATCH", path, {"start_time": goal["start_time"], "coach_id": goal["coach_id"]})
     return Errand(ask, check, f"{appointment['appointment_id']}.2", wanted=goal, left=slot)
 
 
