@@ -19,7 +19,7 @@ test: .venv/.test ## run every test against servers it starts itself (ARGS="-k w
 	.venv/bin/python -m pytest $(ARGS)
 
 faults: .venv/.test ## the fault runs at full length (ARGS="-k words" picks some)
-	FAULT_CHANGES=2000 .venv/bin/python -m pytest tests/faults $(ARGS)
+	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .

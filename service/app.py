@@ -36,6 +36,7 @@ from service.db.keys import KeyStore
 from service.db.notifications import NotificationStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.errors import ConfigurationError, Unavailable
+from service.failpoints import Failpoints, Reach
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book import Book
@@ -109,6 +110,7 @@ class Services:
     tasks: TrackedTasks
     destinations: Destinations
     chance: random.Random
+    reach: Reach | None
 
 
 @asynccontextmanager
@@ -165,8 +167,8 @@ async def open_services(
         claiming = Claiming(
             gate=gate, rates=rates, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics
         )
-        settle = SettleChange(gate=gate, keeper=keeper, rosters=rosters, metrics=metrics)
         gate_store = GateStore(database)
+        settle = SettleChange(gate=gate, store=gate_store, keeper=keeper, rosters=rosters, metrics=metrics)
         deficits = KeepDeficits(roster_store, grid, rosters)
         heal = HealGrid(
             store=gate_store,
@@ -189,6 +191,7 @@ async def open_services(
         )
         book_ungated = BookUngated(store=gate_store, grids=grids, settle=settle, clock=clock, metrics=metrics)
         stack.push_async_callback(book_ungated.drain)
+        reach = _failpoints(settings)
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         # Without Redis the process starts all the same, and goes on looking.
@@ -230,7 +233,6 @@ async def open_services(
                 committer=committer,
                 appointments=appointments,
                 rosters=rosters,
-                keeper=keeper,
                 claiming=claiming,
                 ungated=book_ungated,
                 heal=heal,
@@ -238,6 +240,7 @@ async def open_services(
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
+                reach=reach,
             ),
             change=ChangeAppointment(
                 gate=gate,
@@ -247,6 +250,7 @@ async def open_services(
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
+                reach=reach,
             ),
             move=MoveAppointment(
                 appointments=appointments,
@@ -266,6 +270,7 @@ async def open_services(
                 tasks=tasks,
                 clock=clock,
                 metrics=metrics,
+                reach=reach,
             ),
             reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, settle=settle, metrics=metrics),
             remind=Remind(
@@ -287,6 +292,7 @@ async def open_services(
             tasks=tasks,
             destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
+            reach=reach,
         )
 
 
@@ -331,6 +337,13 @@ def _count_trips(metrics: Metrics, closed: bool, why: Trip | None) -> None:
 async def _end(task: asyncio.Future[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _failpoints(settings: Settings) -> Reach | None:
+    if settings.failpoints_dir is None:
+        return None
+    _log.warning("failpoints are on", folder=str(settings.failpoints_dir))
+    return Failpoints(settings.failpoints_dir).reach
 
 
 async def _check_eviction(redis: Redis) -> None:

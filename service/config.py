@@ -350,6 +350,20 @@ class Settings:
     mock_delay_scale: float = _setting(
         "MOCK_DELAY_SCALE", 1.0, _number(0, 100), "factor", "Factor on the mocks' delays; 0 answers at once."
     )
+    environment: str = _setting(
+        "ENVIRONMENT",
+        "production",
+        _one_of("production", "test"),
+        "word",
+        "Whether this is an installation or a test of the service; failpoints exist only in a test.",
+    )
+    failpoints_dir: Path | None = _setting(
+        "FAILPOINTS_DIR",
+        None,
+        Path,
+        "folder",
+        "Where a test says at which steps processes break; empty switches failpoints off.",
+    )
 
     @classmethod
     def from_environment(
@@ -387,6 +401,8 @@ class Settings:
             raise ConfigurationError("SMTP_FROM: is needed beside SMTP_HOST")
         if (settings.smtp_username is None) != (settings.smtp_password is None):
             raise ConfigurationError("SMTP_PASSWORD: SMTP_USERNAME and SMTP_PASSWORD go together")
+        if settings.failpoints_dir is not None and settings.environment != "test":
+            raise ConfigurationError("FAILPOINTS_DIR: is refused unless ENVIRONMENT is test")
         return settings
 
     @classmethod

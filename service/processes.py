@@ -160,7 +160,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         *NotificationRoutes(services.notifications).routes(),
         *AppointmentLifeRoutes(services.change, LookBack(services.appointments), services.rosters).routes(),
         *WebhookRoutes(
-            AcceptCalendarEvent(services.incoming, services.scripts, services.shards),
+            AcceptCalendarEvent(services.incoming, services.scripts, services.shards, services.reach),
             services.incoming,
             check_sender,
             authenticate.slow_down,
@@ -386,6 +386,7 @@ def assemble_worker(
         endpoints=endpoint_parts(services, foreign),
         notifications=mailed_notifications(services),
         remind=services.remind if settings.reminder_hours_before else None,
+        reach=services.reach,
     )
 
 

@@ -8,9 +8,10 @@ a script whose reply was lost must not run again unnoticed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -29,7 +30,26 @@ class ServerChanged(RedisConnectionError):
     """A new connection leads to another server than the one the grid was derived in."""
 
 
+@cache
+def _reporting(base: Any) -> Any:
+    """The connection class, but a transport that was closed under it is a lost connection, as uvloop does not say."""
+
+    class Reporting(base):
+        async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+            inherited: Any = super()  # untyped
+            try:
+                await inherited.send_packed_command(*arguments, **options)
+            except RuntimeError as problem:
+                raise RedisConnectionError(f"the connection is closed: {problem}") from problem
+
+    return Reporting
+
+
 class _Pool(BlockingConnectionPool):
+    def __init__(self, *, connection_class: Any = Connection, **options: Any) -> None:
+        inherited: Any = super()  # untyped
+        inherited.__init__(connection_class=_reporting(connection_class), **options)
+
     async def get_connection(self, *names: Any, **options: Any) -> Any:
         inherited: Any = super()  # untyped
         try:

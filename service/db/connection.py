@@ -15,6 +15,9 @@ import asyncpg
 
 from service.db.statements import statement
 from service.errors import OutcomeUnknown, Unavailable
+from service.logs import get_logger
+
+_log = get_logger("db.connection")
 
 STATEMENT_TIMEOUT_MS = 5_000
 LOCK_TIMEOUT_MS = 4_000
@@ -127,19 +130,18 @@ class Database:
 
     @asynccontextmanager
     async def _reading(self) -> AsyncGenerator[Any]:
+        connection = await self._acquire()
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                yield connection
+            yield connection
         except (*UNKNOWN, *CROWDED, *TRY_AGAIN) as problem:
             raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
+        finally:
+            await self._release(connection)
 
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[Any]:
         """A connection for a statement that writes; what was lost on the way is reported as unknown."""
-        try:
-            connection = await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-        except (*UNKNOWN, *CROWDED) as problem:
-            raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
+        connection = await self._acquire()
         try:
             yield connection
         except (*CROWDED, *TRY_AGAIN) as problem:
@@ -147,4 +149,20 @@ class Database:
         except UNKNOWN as problem:
             raise OutcomeUnknown(f"Postgres' answer was lost: {type(problem).__name__}") from problem
         finally:
+            await self._release(connection)
+
+    async def _acquire(self) -> Any:
+        try:
+            return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
+        except (*UNKNOWN, *CROWDED, *TRY_AGAIN) as problem:
+            raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
+
+    async def _release(self, connection: Any) -> None:
+        """Give a connection back; one that cannot be made ready for the next is closed by the pool.
+
+        That changes nothing about what was done over it, so it is nobody's failure.
+        """
+        try:
             await self._pool.release(connection)
+        except (*UNKNOWN, *CROWDED) as problem:
+            _log.info("connection not kept", error=type(problem).__name__)

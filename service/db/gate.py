@@ -75,6 +75,11 @@ class GateStore:
             for row in await self._database.fetch("repairs_to_make", org, column, most)
         ]
 
+    async def note(self, days: CoachDays) -> None:
+        """Note coach-days that could not be repaired at once."""
+        async with self._database.transaction() as connection:
+            await note_repairs(connection, [days])
+
     async def repaired(self, org: int, numbers: Sequence[int], epoch: int, revision: int) -> None:
         """Note that the grid shows them as of that revision of the roster."""
         await self._database.write("repairs_made", org, list(numbers), epoch, revision)

@@ -33,6 +33,7 @@ from service.delivery.sweep import Sweep
 from service.delivery.watch import StreamWatch
 from service.delivery.worker import Loop, Worker, every
 from service.errors import BookingError
+from service.failpoints import Reach
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.accept_calendar_event import INCOMING_STREAM
@@ -134,6 +135,7 @@ def build_worker(
     endpoints: EndpointParts | None = None,
     notifications: Destination | None = None,
     remind: Callable[[], Awaitable[int]] | None = None,
+    reach: Reach | None = None,
 ) -> Worker:
     """The worker with all its loops; without `notifications` those go to the log, without `remind` nobody is reminded.
 
@@ -171,10 +173,11 @@ def build_worker(
             chance=chance,
             clock=clock,
             at_once=_MAILS_AT_ONCE if destination is notifications else AT_ONCE,
+            reach=reach,
         )
     works[IdempotencyLog.name] = IdempotencyLog(answers, chance)
     works[INCOMING_STREAM] = Incoming(
-        store=incoming, apply=apply_event, policy=times.policy, metrics=metrics, chance=chance
+        store=incoming, apply=apply_event, policy=times.policy, metrics=metrics, chance=chance, reach=reach
     )
     if endpoints is not None:
         works[EndpointDeliveries.name] = EndpointDeliveries(

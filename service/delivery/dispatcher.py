@@ -24,6 +24,7 @@ from service.delivery.stream import MOST_AT_ONCE, Entry, Stream
 from service.delivery.under_way import UnderWay
 from service.domain.event import EventRef
 from service.domain.retry import backoff_ms
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.outside.breaker import Breaker
@@ -63,6 +64,7 @@ class Dispatcher:
         clock: Clock | None = None,
         label: str | None = None,
         endpoint_id: UUID | None = None,
+        reach: Reach | None = None,
     ) -> None:
         """`label` stands for the destination in metrics; `endpoint_id` is that of an organization's endpoint."""
         self._clock = clock or SystemClock()
@@ -73,6 +75,7 @@ class Dispatcher:
         self._breaker = breaker
         self._policy = policy
         self._chance = chance
+        self._reach = reach
         self._under_way = UnderWay(destination.name, at_once)
         self._recording: Batcher[DeliveryRecord, None] = Batcher(self._record, most=MOST_AT_ONCE)
         self._seconds = metrics.delivery_seconds.labels(label)
@@ -142,7 +145,11 @@ class Dispatcher:
         # A replay begins anew, also where the entry of before it is still on its way.
         number = due.attempts + 1 if due.replays else entry.attempt
         made_at, began = self._clock.now(), asyncio.get_running_loop().time()
+        if self._reach:
+            await self._reach(Step.DELIVERY_BEFORE_SEND)
         told = await self._tell(due, number)
+        if self._reach:
+            await self._reach(Step.DELIVERY_SENT)
         tried = None
         if told.called:
             duration_ms = round((asyncio.get_running_loop().time() - began) * 1000)
@@ -192,11 +199,15 @@ class Dispatcher:
             tried=None if tried is None else tried.record(told),
         )
         await patiently("record deliveries", lambda: self._recording.submit(record), self._chance)
+        if self._reach:
+            await self._reach(Step.DELIVERY_RECORDED)
         self._counted[state].inc()
         if state == "delivered":
             if due.replays:
                 # What gave the event up before the replay may have been slow to bury it.
                 await stream.exhume({entry.event})
+            if self._reach:
+                await self._reach(Step.DELIVERY_BEFORE_ACK)
             await stream.finish(entry)
         elif state == "retrying":
             delay_ms = backoff_ms(

@@ -20,6 +20,7 @@ from service.delivery.stream import Entry, Stream
 from service.delivery.under_way import UnderWay
 from service.domain.retry import backoff_ms
 from service.errors import BookingError, OutcomeUnknown, Unavailable
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.accept_calendar_event import INCOMING_STREAM
@@ -46,11 +47,13 @@ class Incoming:
         metrics: Metrics,
         chance: random.Random,
         at_once: int = AT_ONCE,
+        reach: Reach | None = None,
     ) -> None:
         self._store = store
         self._apply = apply
         self._policy = policy
         self._chance = chance
+        self._reach = reach
         self._under_way = UnderWay("incoming", at_once)
         self._counted = {state: metrics.incoming.labels(state) for state in ("processed", "retrying", "dead")}
 
@@ -108,6 +111,8 @@ class Incoming:
             state=state,
             error=error,
         )
+        if self._reach:
+            await self._reach(Step.INCOMING_MARKED)
         if state == "processed":
             if event.replays:
                 # What gave the event up before the replay may have been slow to bury it.
@@ -123,6 +128,8 @@ class Incoming:
         """The state one attempt leads to, and what went wrong."""
         try:
             await self._apply(event)
+            if self._reach:
+                await self._reach(Step.INCOMING_APPLIED)
         except (Unavailable, OutcomeUnknown) as problem:
             return "retrying", problem.message
         except BookingError as problem:

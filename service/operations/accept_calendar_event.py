@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from service.claims.keys import Shards
 from service.claims.scripts import Scripts
 from service.db.deliveries import IncomingStore
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 
 INCOMING_STREAM = "calendar-events"
@@ -24,10 +25,11 @@ _log = get_logger("operations.accept_calendar_event")
 class AcceptCalendarEvent:
     """Takes events in; the worker applies them."""
 
-    def __init__(self, incoming: IncomingStore, scripts: Scripts, shards: Shards) -> None:
+    def __init__(self, incoming: IncomingStore, scripts: Scripts, shards: Shards, reach: Reach | None = None) -> None:
         self._incoming = incoming
         self._scripts = scripts
         self._shards = shards
+        self._reach = reach
 
     async def __call__(self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str) -> bool:
         """Accept an event that was checked; False when it was accepted before.
@@ -35,6 +37,8 @@ class AcceptCalendarEvent:
         Raises Unavailable (not accepted) or OutcomeUnknown (sending it again is right).
         """
         new = await self._incoming.accept(org, event_id, event_type, body, correlation_id)
+        if self._reach:
+            await self._reach(Step.INCOMING_STORED)
         keys = self._shards.of(org)
         try:
             # For a repeat too: the first one may have died between the two lines.

@@ -31,13 +31,13 @@ from service.errors import (
     OutcomeUnknown,
     Unavailable,
 )
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
-from service.operations.book_ungated import BookUngated, Refused, Written, days_of
+from service.operations.book_ungated import BookUngated, Refused, Written
 from service.operations.caller import Caller
 from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
 from service.operations.heal_grid import HealGrid
-from service.operations.keep_grid import GridKeeper
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
@@ -70,7 +70,6 @@ class Book:
         committer: BookingCommitter,
         appointments: AppointmentStore,
         rosters: Rosters,
-        keeper: GridKeeper,
         claiming: Claiming,
         ungated: BookUngated,
         heal: HealGrid,
@@ -78,12 +77,12 @@ class Book:
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
+        reach: Reach | None = None,
     ) -> None:
         self._gate = gate
         self._committer = committer
         self._appointments = appointments
         self._rosters = rosters
-        self._keeper = keeper
         self._claiming = claiming
         self._ungated = ungated
         self._heal = heal
@@ -91,6 +90,7 @@ class Book:
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
+        self._reach = reach
 
     async def __call__(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked:
         """Book, or give the answer the idempotency key already has.
@@ -120,6 +120,8 @@ class Book:
                 # Should the claim be in Redis after all, the reconciler gives it up: its id is never written.
                 reply = None
             if reply is None or reply.outcome is ClaimOutcome.CLAIMED:
+                if self._reach and reply is not None:
+                    await self._reach(Step.BOOKING_CLAIMED)
                 booked = await (
                     self._without_redis(request, caller)
                     if reply is None
@@ -239,6 +241,8 @@ class Book:
                 epoch=reply.epoch,
                 revision=reply.revision,
             )
+            if self._reach:
+                await self._reach(Step.BOOKING_BEFORE_COMMIT)
             committed = await self._committer.commit(booking)
         except (OutcomeUnknown, asyncio.CancelledError):
             # The claim stays pending: whether the row is there will be known to the reconciler, not to us.
@@ -248,7 +252,11 @@ class Book:
             await self._release(request, plan, appointment)
             raise
         if committed.outcome is CommitOutcome.TAKEN:
+            if self._reach:
+                await self._reach(Step.BOOKING_COMMITTED)
             await self._settle(request, plan, appointment, body)
+            if self._reach:
+                await self._reach(Step.BOOKING_SETTLED)
             return Booked(str(appointment_id), body, replayed=False)
         return await self._lost(request, plan, appointment, committed)
 
@@ -266,7 +274,7 @@ class Book:
         # Committed is committed: whatever Redis says, the answer is 201.
         if await self._settling.settle(settlement) is SettleOutcome.ABSENT:
             # Redis lost the claim meanwhile: a day derived between that and the commit misses the booking.
-            await self._repair(plan, appointment)
+            await self._settling.repair(appointment)
 
     async def _lost(
         self, request: BookingRequest, plan: Plan, appointment: Appointment, committed: Committed
@@ -280,7 +288,7 @@ class Book:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()
             _log.warning("backstop conflict", coach_id=appointment.coach_id, start=appointment.start_time.isoformat())
-            await self._repair(plan, appointment)
+            await self._settling.repair(appointment)
         if committed.outcome is CommitOutcome.FENCED:
             self._metrics.fenced_commits.inc()
             try:
@@ -288,12 +296,6 @@ class Book:
             except Unavailable as problem:
                 _log.info("coach-day not repaired", coach_id=appointment.coach_id, error=problem.message)
         return None
-
-    async def _repair(self, plan: Plan, appointment: Appointment) -> None:
-        try:
-            await self._keeper.repair(appointment.org, [appointment.column], sorted(days_of(plan)))
-        except Unavailable as problem:
-            _log.info("coach-day not repaired", coach_id=appointment.coach_id, error=problem.message)
 
     async def _release(self, request: BookingRequest, plan: Plan, appointment: Appointment) -> None:
         release = Release(

@@ -20,6 +20,7 @@ from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Status, Versions, become, check_version, confirm, render
 from service.domain.event import EventType
 from service.errors import NotFound, StateConflict, Unavailable
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.rosters import Rosters
@@ -70,6 +71,7 @@ class ChangeAppointment:
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
+        reach: Reach | None = None,
     ) -> None:
         self._gate = gate
         self._appointments = appointments
@@ -78,6 +80,7 @@ class ChangeAppointment:
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
+        self._reach = reach
 
     async def get(self, org: int, appointment_id: uuid.UUID) -> Appointment:
         """One appointment. Raises NotFound."""
@@ -148,6 +151,8 @@ class ChangeAppointment:
             after = step.make(before, self._clock.now())
             token = uuid.UUID(int=uuid_utils.uuid7().int) if step.status is Status.CANCELLED else None
             noted = token is None or await self._note_release(before, token)
+            if self._reach and token is not None:
+                await self._reach(Step.CHANGE_NOTED)
             change = Change(
                 after=after,
                 type=step.kind,
@@ -161,10 +166,16 @@ class ChangeAppointment:
                 repairs=() if noted else (coach_days_of(before),),
             )
             if await self._appointments.change(change) is ChangeOutcome.DONE:
+                if self._reach:
+                    await self._reach(Step.CHANGE_COMMITTED)
                 await self._settle.announce(after, step.kind)
+                if self._reach:
+                    await self._reach(Step.CHANGE_ANNOUNCED)
                 if token is not None:
                     release = Release(org, token.hex, placement_of(before), before.local_day)
                     await self._settle.free(release, before)
+                    if self._reach:
+                        await self._reach(Step.CHANGE_FREED)
                 return after
             if token is not None:
                 await self._settle.drop(before, token.hex)

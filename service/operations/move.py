@@ -24,6 +24,7 @@ from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Versions, check_version, render
 from service.domain.coach_grid import Claimed
 from service.errors import GateClosed, NotFound, OutcomeUnknown, Unavailable
+from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book_ungated import Refused
@@ -67,6 +68,7 @@ class MoveAppointment:
         tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
+        reach: Reach | None = None,
     ) -> None:
         self._ungated = ungated
         self._heal = heal
@@ -78,6 +80,7 @@ class MoveAppointment:
         self._tasks = tasks
         self._clock = clock
         self._metrics = metrics
+        self._reach = reach
 
     async def __call__(
         self,
@@ -154,6 +157,8 @@ class MoveAppointment:
                     continue
                 if after is None:
                     raise await self._claiming.taken(move.plan, reply.first)
+                if self._reach:
+                    await self._reach(Step.MOVE_CLAIMED)
                 considered = reply.second or None
             change = Change(
                 after=after,
@@ -276,6 +281,8 @@ class MoveAppointment:
         """Write the change and end its claim; False when it must be looked at again."""
         after, token = change.after, change.token
         try:
+            if self._reach:
+                await self._reach(Step.MOVE_BEFORE_COMMIT)
             outcome = await self._appointments.change(change)
         except (OutcomeUnknown, asyncio.CancelledError):
             # Both times stay taken: which of them is free will be known to the reconciler, not to us.
@@ -286,9 +293,7 @@ class MoveAppointment:
                 await self._give_up(token.hex, before, after)
             raise
         if outcome is ChangeOutcome.DONE:
-            await self._settle.announce(after, change.type)
-            if token is not None:
-                await self._settle.free(release_of_old(token.hex, before, after), before, after)
+            await self._tell(before, change)
             return True
         if token is not None:
             await self._give_up(token.hex, before, after)
@@ -300,6 +305,19 @@ class MoveAppointment:
             _log.warning("backstop conflict", coach_id=after.coach_id, start=after.start_time.isoformat())
             await self._settle.repair(after)
         return False
+
+    async def _tell(self, before: Appointment, change: Change) -> None:
+        """Announce what was written and free the time it left."""
+        after, token = change.after, change.token
+        if self._reach:
+            await self._reach(Step.MOVE_COMMITTED)
+        await self._settle.announce(after, change.type)
+        if self._reach:
+            await self._reach(Step.MOVE_ANNOUNCED)
+        if token is not None:
+            await self._settle.free(release_of_old(token.hex, before, after), before, after)
+            if self._reach:
+                await self._reach(Step.MOVE_FREED)
 
     async def _look_behind(self, after: Appointment) -> None:
         """Repair what may have fenced the claim: the new coach-day was changed without Redis."""

@@ -11,11 +11,11 @@ from collections import deque
 from service.claims.gate import Gate
 from service.claims.messages import Release, Settlement
 from service.claims.scripts import ReleaseOutcome, SettleOutcome
-from service.db.gate import CoachDays
+from service.db.gate import CoachDays, GateStore
 from service.domain.appointment import Appointment
 from service.domain.event import EventType, heard_by
 from service.domain.grid import Placement
-from service.errors import Unavailable
+from service.errors import OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_grid import GridKeeper
@@ -29,8 +29,9 @@ _log = get_logger("operations.settle_change")
 class SettleChange:
     """Tells Redis what became of a change. Never fails: the change is what Postgres says."""
 
-    def __init__(self, *, gate: Gate, keeper: GridKeeper, rosters: Rosters, metrics: Metrics) -> None:
+    def __init__(self, *, gate: Gate, store: GateStore, keeper: GridKeeper, rosters: Rosters, metrics: Metrics) -> None:
         self._gate = gate
+        self._store = store
         self._keeper = keeper
         self._rosters = rosters
         self._metrics = metrics
@@ -87,8 +88,15 @@ class SettleChange:
         days = sorted({day for day, _, _ in placement.occupied_runs()} | {local_day})
         try:
             await self._keeper.repair(org, [column], days)
-        except Unavailable as problem:
-            _log.warning("coach-days not repaired", org=org, column=column, days=days, error=problem.message)
+        except Unavailable:
+            await self._note(CoachDays(org, column, days[0], days[-1]))
+
+    async def _note(self, days: CoachDays) -> None:
+        """Leave the repair to whoever finds Redis back."""
+        try:
+            await self._store.note(days)
+        except (Unavailable, OutcomeUnknown) as problem:
+            _log.warning("coach-days not repaired", org=days.org, column=days.column, error=problem.message)
 
     async def settle(self, settlement: Settlement) -> SettleOutcome | None:
         """Tell Redis of a committed change, now or when it can be told again (then None)."""
