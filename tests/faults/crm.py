@@ -11,7 +11,7 @@ from aiohttp import web
 
 @dataclass
 class Crm:
-    """`receipts` holds, by event id, when it said that it has the event; `bodies` the distinct requests under the id."""
+    """`receipts` holds, by event id, when it said that it has the event; `bodies` the distinct requests under it."""
 
     receipts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     bodies: dict[str, set[tuple[str, bytes]]] = field(default_factory=lambda: defaultdict(set))

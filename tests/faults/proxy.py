@@ -29,7 +29,7 @@ class Mode(StrEnum):
     handed on, and the connection ends before the reply.
     """
 
-    PASS = "pass"  # noqa: S105  a word of networks
+    PASS = "pass"
     REFUSE = "refuse"
     RESET = "reset"
     DELAY = "delay"

@@ -26,9 +26,13 @@ _LOAD_ENDS_WITHIN_S = 60.0
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did and found. `began` and `ended` are of the load; `quiet_s` is how long the rest then took."""
+    """What a run did and found. `began` and `ended` are of the load; `quiet_s` is how long the rest then took.
+
+    `servers` names the versions of Postgres and Redis.
+    """
 
     seed: int
+    servers: str
     began: float
     ended: float
     quiet_s: float
@@ -92,8 +96,9 @@ async def run(
         await _settle(machine, say)
         quiet_s = time.monotonic() - ended
         final = await read_final(machine)
+        versions = await _versions(machine)
     findings = check_all(history, final, spans)
-    return Result(seed, began, ended, quiet_s, history, spans, final, findings)
+    return Result(seed, versions, began, ended, quiet_s, history, spans, final, findings)
 
 
 async def _follow(rounds: Sequence[Round], site: Site, began: float, say: Callable[[str], None]) -> list[FaultSpan]:
@@ -117,3 +122,12 @@ async def _settle(machine: Machine, say: Callable[[str], None]) -> None:
     left = await until_quiet(machine, QUIET_WITHIN_S)
     if left:
         say(f"not quiet after {QUIET_WITHIN_S:.0f} s: {left}")
+
+
+async def _versions(machine: Machine) -> str:
+    async with machine.database() as connection, machine.redis() as redis:
+        postgres = (await connection.fetchval("SHOW server_version")).split()[0]
+        facts = await redis.info("server")
+    name = "Valkey" if "valkey_version" in facts else "Redis"
+    mode = " as a cluster" if facts["redis_mode"] == "cluster" else ""
+    return f"PostgreSQL {postgres}, {name} {facts.get('valkey_version', facts['redis_version'])}{mode}"
