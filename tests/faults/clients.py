@@ -27,7 +27,7 @@ LONGEST_WAIT_S = 1.0
 RETRIES = 8
 # After the end of the run a client asks this long for the answer it has not got.
 LAST_RETRIES_S = 6.0
-THINKING_S = (0.01, 0.15)
+THINKING_S = (0.0, 0.1)
 KEPT = 400
 # Of a hundred wishes; "replay" asks for an answer again, "reuse" books something else under a key of before.
 _SHARES = {"book": 44, "cancel": 20, "move": 14, "get": 9, "availability": 8, "replay": 3, "reuse": 2}

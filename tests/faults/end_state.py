@@ -62,7 +62,10 @@ FROM pg_stat_activity WHERE application_name = 'booking' AND datname = current_d
 
 async def read(machine: Any) -> Final:
     """The whole end state of a machine that is healed and quiet."""
+    # Taken before the look at the endpoints, which books as well.
     metrics = await _metrics(machine.url)
+    receipts = {event: list(times) for event, times in machine.crm.receipts.items()}
+    bodies = {event: set(told) for event, told in machine.crm.bodies.items()}
     ended = await machine.cli("verify")
     async with machine.database() as connection:
         coaches = await connection.fetch(_COACHES)
@@ -87,11 +90,11 @@ async def read(machine: Any) -> Final:
         leftovers={name: count for name, count in leftovers.items() if count},
         metrics=metrics,
         verify_code=ended.code,
-        verify_text=(ended.out + ended.err).strip(),
+        verify_text=ended.out.strip() or ended.err.strip(),
         activity=tuple(dict(row) for row in activity),
         most_connections=CONNECTIONS_A_PROCESS * (API_PROCESSES + 1),
-        receipts=dict(machine.crm.receipts),
-        receipt_bodies=dict(machine.crm.bodies),
+        receipts=receipts,
+        receipt_bodies=bodies,
         probes=tuple(probes),
         processes=processes,
         expected_processes={"api": API_PROCESSES, "worker": 1},

@@ -55,6 +55,11 @@ class CalendarRow:
     buffer_after: int
     team: frozenset[int]
 
+    @property
+    def length(self) -> timedelta:
+        """How long its appointments are."""
+        return timedelta(minutes=self.slot_duration)
+
     def occupied(self, start: datetime, end: datetime) -> tuple[datetime, datetime]:
         """The time an appointment takes with its buffers."""
         return start - timedelta(minutes=self.buffer_before), end + timedelta(minutes=self.buffer_after)

@@ -45,6 +45,7 @@ class Change:
 
     org: str
     appointment_id: str
+    calendar_id: str
     version: int
     before: Place | None
     after: Place | None
@@ -123,6 +124,7 @@ def _of_appointment(
             Change(
                 org=org,
                 appointment_id=appointment_id,
+                calendar_id=data["calendar_id"],
                 version=version,
                 before=before,
                 after=after,
