@@ -77,6 +77,7 @@ async def run(
     """Drive a new installation in `folder` for `seconds` through `rounds`; `say` hears how it goes."""
     chance = Random(f"run {seed}")
     async with running_machine(folder, chance, servers=servers, cluster=cluster) as machine:
+        versions = await _versions(machine)
         world = await make_world(machine)
         history = History()
         load = Load(machine.url, world, history, Random(chance.random()), clients=clients)
@@ -96,7 +97,6 @@ async def run(
         await _settle(machine, say)
         quiet_s = time.monotonic() - ended
         final = await read_final(machine)
-        versions = await _versions(machine)
     findings = check_all(history, final, spans)
     return Result(seed, versions, began, ended, quiet_s, history, spans, final, findings)
 
@@ -129,5 +129,5 @@ async def _versions(machine: Machine) -> str:
         postgres = (await connection.fetchval("SHOW server_version")).split()[0]
         facts = await redis.info("server")
     name = "Valkey" if "valkey_version" in facts else "Redis"
-    mode = " as a cluster" if facts["redis_mode"] == "cluster" else ""
+    mode = " as a cluster" if "cluster" in (facts.get("redis_mode"), facts.get("server_mode")) else ""
     return f"PostgreSQL {postgres}, {name} {facts.get('valkey_version', facts['redis_version'])}{mode}"
