@@ -70,7 +70,6 @@ class Holds:
     def __init__(self, history: History, final: Final, timeline: Timeline, spans: Sequence[FaultSpan]) -> None:
         self.troubles = Troubles(spans)
         self._final = final
-        self._timeline = timeline
         self._at: dict[tuple[str, str, int], list[Hold]] = defaultdict(list)
         ends = [operation.answered or operation.invoked for operation in history.operations]
         self._first, self._last = min((op.invoked for op in history.operations), default=0.0), max(ends, default=0.0)
@@ -78,6 +77,7 @@ class Holds:
         self._changes: dict[tuple[str, str], list[Change]] = defaultdict(list)
         for change in timeline.changes:
             self._changes[change.org, change.appointment_id].append(change)
+        self._made = {c.operation.number: c for c in timeline.changes if c.operation is not None and c.committed}
         for changes in self._changes.values():
             self._hold_appointment(changes)
         for operation in history.of_kind("book", "move"):
@@ -115,14 +115,16 @@ class Holds:
     def _hold_claims(self, operation: Operation) -> None:
         """A request under way may hold the time it asks for of any coach it may get.
 
-        One that was booked or moved held what it got, and nothing else, unless there was trouble or another change of
-        the same appointment (then it claims again); a booking refused with SLOT_UNAVAILABLE found nothing to hold.
+        One that is known to have booked or moved held what it got, and nothing else, unless there was trouble or
+        another change of the same appointment (then it claims again); one that was refused found nothing to hold.
         """
         ends = over_by(operation)
+        made = self._made.get(operation.number)
         rivals = operation.kind == "move" and self.has_rival(operation)
-        if not operation.unknown and not rivals and not self.troubles.touch(operation.invoked, ends):
+        known = made is not None or not operation.unknown
+        if known and not rivals and not self.troubles.touch(operation.invoked, ends):
             return
-        owner = operation.target or f"request {operation.number}"
+        owner = made.appointment_id if made is not None else operation.target or f"request {operation.number}"
         for place in self.wanted(operation):
             self._add(place, owner, operation.invoked, ends)
 
