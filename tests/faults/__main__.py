@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+import msgspec
 
 from tests.faults.history import History
 from tests.faults.rare import rare_paths
@@ -98,9 +100,10 @@ def _keep_logs(folder: Path, keep: Path) -> None:
 
 
 def _keep_history(history: History, keep: Path) -> None:
-    with (keep / "history.txt").open("w") as file:
+    """One line of JSON an operation."""
+    with (keep / "history.jsonl").open("wb") as file:
         for operation in history.operations:
-            file.write(f"{operation}\n")
+            file.write(msgspec.json.encode({**asdict(operation), "raw": None}) + b"\n")
 
 
 def _commit() -> str:
