@@ -6,6 +6,7 @@ of the day, a coach of the other calendar's zone. Made through the command line 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -80,18 +81,19 @@ async def make_world(installation: Installation) -> World:
 
     `installation` answers over HTTP. Raises AssertionError when something could not be made.
     """
-    made: list[OrganizationWorld] = []
-    for name in ORGANIZATIONS:
-        ended = await installation.cli("org", "create", "--name", name, "--with-key", "--rate-limit", "0")
-        assert ended.code == 0, ended.err
-        key = ended.out.split()[-1]
-        headers = {"X-API-Key": key}
-        async with ClientSession(installation.url, headers=headers, timeout=ClientTimeout(total=20)) as session:
-            made.append(await _organization(session, name, key))
-    return World(tuple(made))
+    return World(tuple(await asyncio.gather(*(_organization(installation, name) for name in ORGANIZATIONS))))
 
 
-async def _organization(session: ClientSession, name: str, key: str) -> OrganizationWorld:
+async def _organization(installation: Installation, name: str) -> OrganizationWorld:
+    ended = await installation.cli("org", "create", "--name", name, "--with-key", "--rate-limit", "0")
+    assert ended.code == 0, ended.err
+    key = ended.out.split()[-1]
+    headers = {"X-API-Key": key}
+    async with ClientSession(installation.url, headers=headers, timeout=ClientTimeout(total=20)) as session:
+        return await _furnish(session, name, key)
+
+
+async def _furnish(session: ClientSession, name: str, key: str) -> OrganizationWorld:
     for number, (zone, opens, closes) in enumerate(COACHES):
         coach = coach_id(name, number)
         await _make(
