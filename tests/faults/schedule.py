@@ -35,7 +35,7 @@ SHORT: tuple[str, ...] = (
 )
 WARM_UP_S = 3.0
 LAST_ROUND_S = 4.0
-PER_FAULT_S = 3.3
+PER_FAULT_S = 2.9
 PAUSE_S = 1.0
 _PAIRED = 0.75
 
