@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.faults.clients import correlation_of
 from tests.faults.final import EventRow, Final
 from tests.faults.findings import Finding
+from tests.faults.history import History
 from tests.faults.timeline import Timeline
 
 REMINDER = "appointment.reminder"
@@ -70,12 +72,18 @@ def comparison_holds(final: Final) -> list[Finding]:
     return [Finding("C9", f"booking verify ended with {final.verify_code}: {final.verify_text[-600:]}")]
 
 
-def all_is_well(final: Final) -> list[Finding]:
+def all_is_well(history: History, final: Final) -> list[Finding]:
     """C11: every endpoint answers well and soon, no transaction is stuck, no connection, task or process is lost.
 
-    A GET of /metrics sees itself in flight, so that gauge must be 1.
+    A GET of /metrics sees itself in flight, so that gauge must be 1. A 500 is a finding at any time: whatever is broken
+    outside, the service has a word for it, and only a fault of its own is a crash.
     """
+    crashed = [operation for operation in history.operations if operation.status == 500]
     found = [
+        Finding("C11", f"{one.kind} {one.number} ({correlation_of(one.number)}) was answered 500", (one.number,))
+        for one in crashed
+    ]
+    found += [
         Finding("C11", f"{what} was answered {status or 'nothing'} after {seconds:.1f} s")
         for what, status, seconds in final.probes
         if not 200 <= status < 300 or seconds > SLOWEST_PROBE_S

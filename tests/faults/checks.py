@@ -38,6 +38,6 @@ def check_all(history: History, final: Final, spans: Sequence[FaultSpan]) -> dic
         *nothing_is_left(final),
         *comparison_holds(final),
         *counters_agree(history, final),
-        *all_is_well(final),
+        *all_is_well(history, final),
     ]
     return {check: [finding for finding in found if finding.check == check] for check in CHECKS}

@@ -20,10 +20,11 @@ from datetime import date, datetime
 
 from tests.faults.final import Final
 from tests.faults.history import FaultSpan, History, Operation
+from tests.faults.machine import CLAIM_TTL_MS
 from tests.faults.timeline import Change, Place, Timeline
 
-# CLAIM_TTL_MS and RECONCILE_INTERVAL_MS of the machine, and a second for the round itself.
-HOLD_S = 3.0 + 0.5 + 1.0
+# How long a claim may be pending, the pause between two rounds of the reconciler, and a second for the round itself.
+HOLD_S = CLAIM_TTL_MS / 1000 + 0.5 + 1.0
 PATIENCE_S = 5.0
 SETTLING_S = HOLD_S + 2.0
 ROLLBACK_S = {"redis_rollback": 20.0, "kill_redis": 2.0, "flushall": 2.0}

@@ -190,6 +190,11 @@ def counted_more(story: Story) -> Final:
     return story.final(metrics=counts)
 
 
+def crashed(story: Story) -> Final:
+    story.answer(story.ask("get", {}, 9.0, target="a0"), 9.1, 500, {"error": "INTERNAL_ERROR"})
+    return story.final()
+
+
 def a_gap_in_the_events(story: Story) -> Final:
     return story.final(events=tuple(event for event in story.events if event.event_id != "a0.1"))
 
@@ -232,6 +237,7 @@ PLANTED: tuple[tuple[str, Callable[[Story], Final]], ...] = (
     ("C10", a_gap_in_the_events),
     ("C11", lambda story: story.final(probes=(("GET /readyz", 503, 0.1),))),
     ("C11", lambda story: story.final(probes=(("GET /readyz", 200, 3.0),))),
+    ("C11", crashed),
     ("C11", lambda story: story.final(probes=())),
     ("C11", lambda story: story.final(activity=({"state": "active", "transaction_s": 6.0, "query": "x"},))),
     ("C11", lambda story: story.final(activity=({"state": "idle in transaction", "transaction_s": 0.1, "query": ""},))),
