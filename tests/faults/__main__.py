@@ -89,6 +89,8 @@ def _tell(result: Result) -> None:
         click.echo(f"  {check} {'holds' if not found else f'FAILS, {len(found)} findings'}")
         for finding in found[:5]:
             click.echo(f"     {finding.what} {finding.operations}")
+    for line in result.differences:
+        click.echo(f"     {line}")
 
 
 def _keep_logs(folder: Path, keep: Path) -> None:

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.stack import ROOT
 from tests.faults.inject import Evidence, Fault, Site
-from tests.servers import free_port
+from tests.servers import eventually, free_port
 
+_AT_WORK_WITHIN_S = 20.0
 _STOPPED_WITHIN_S = 20.0
 
 
@@ -52,6 +53,11 @@ async def _wrong_clock(site: Site, chance: Random) -> AsyncIterator[Evidence]:
             stderr=log,
         )
     try:
+
+        async def at_work() -> bool:
+            return process.returncode is not None or await _deliveries(port) > 0
+
+        await eventually(at_work, within_s=_AT_WORK_WITHIN_S, what="a worker with the wrong clock at work")
         yield Evidence(f"deliveries by a clock {offset_s:+d} s off", look=lambda: _deliveries(port))
     finally:
         if process.returncode is None:
@@ -76,5 +82,5 @@ async def _deliveries(port: int) -> int:
 
 FAULTS = (
     Fault("client_disconnects", "clients", _client_disconnects),
-    Fault("wrong_clock", "worker", _wrong_clock, (3.0, 5.0)),
+    Fault("wrong_clock", "worker", _wrong_clock, (2.0, 3.0)),
 )

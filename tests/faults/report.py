@@ -104,6 +104,7 @@ def _findings(results: Sequence[Result]) -> list[str]:
             lines += [f"- seed {result.seed}, {one.check}: {one.what} {_numbers(one)}" for one in found[:_SHOWN]]
             if len(found) > _SHOWN:
                 lines.append(f"- seed {result.seed}, {check}: and {len(found) - _SHOWN} more")
+        lines += [f"- seed {result.seed}, the grid: {line}" for line in result.differences]
     return lines or ["None."]
 
 

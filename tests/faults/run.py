@@ -12,6 +12,7 @@ from random import Random
 
 from tests.faults.checks import Finding, check_all
 from tests.faults.clients import Load
+from tests.faults.differences import differences
 from tests.faults.final import Final, read_final
 from tests.faults.history import FaultSpan, History
 from tests.faults.inject import Site, inflict
@@ -28,7 +29,7 @@ _LOAD_ENDS_WITHIN_S = 60.0
 class Result:
     """What a run did and found. `began` and `ended` are of the load; `quiet_s` is how long the rest then took.
 
-    `servers` names the versions of Postgres and Redis.
+    `servers` names the versions of Postgres and Redis, `differences` what the grid and Postgres disagree on.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class Result:
     spans: Sequence[FaultSpan]
     final: Final
     findings: Mapping[str, Sequence[Finding]]
+    differences: Sequence[str]
 
     @property
     def unreached(self) -> list[FaultSpan]:
@@ -97,8 +99,9 @@ async def run(
         await _settle(machine, say)
         quiet_s = time.monotonic() - ended
         final = await read_final(machine)
+        differ = await differences(machine.database_url, machine.redis_url) if final.verify_code else []
     findings = check_all(history, final, spans)
-    return Result(seed, versions, began, ended, quiet_s, history, spans, final, findings)
+    return Result(seed, versions, began, ended, quiet_s, history, spans, final, findings, differ)
 
 
 async def _follow(rounds: Sequence[Round], site: Site, began: float, say: Callable[[str], None]) -> list[FaultSpan]:
