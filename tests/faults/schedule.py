@@ -25,7 +25,6 @@ SHORT: tuple[str, ...] = (
     "kill_api",
     "kill_redis",
     "kill_postgres",
-    "stop_worker",
     "redis_rollback",
     "flushall",
     "redis_blackhole",
@@ -35,7 +34,7 @@ SHORT: tuple[str, ...] = (
 )
 WARM_UP_S = 3.0
 LAST_ROUND_S = 4.0
-PER_FAULT_S = 2.9
+PER_FAULT_S = 2.4
 PAUSE_S = 1.0
 _PAIRED = 0.75
 

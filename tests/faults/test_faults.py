@@ -9,7 +9,7 @@ from tests.faults.schedule import FAULTS, SHORT, draw, named
 from tests.servers import folder_of_its_own
 
 SEED = 5
-SECONDS = 36.0
+SECONDS = 30.0
 
 
 @pytest.mark.timeout(180)
