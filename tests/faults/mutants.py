@@ -69,7 +69,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a token frees its time once, and never what somebody else took since",
         (Edit("lua/release_claim.lua", "  call('HDEL', pending, token)\n  return 'released'", "  return 'released'"),),
         (),
-        "C1",
+        "C9",
         seconds=20.0,
     ),
     Mutant(
@@ -175,7 +175,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "            if await self._appointments.change(change) is ChangeOutcome.DONE:\n",
             ),
         ),
-        ("postgres_refuse", "kill_api", "postgres_refuse"),
+        ("slow_commit", "slow_commit"),
         "C8",
         seconds=20.0,
     ),
