@@ -10,6 +10,7 @@ from tests.faults.history import FaultSpan
 from tests.faults.run import Result
 
 _LEFT, _WIDTH, _HEIGHT = 60, 1100, 180
+_MARGIN = 150  # the name of a fault at the end
 _LANE, _LETTER = 15, 5.6
 _GAP = 70
 _LINES = {"ok": "#2a7f3f", "refused": "#d08a00", "failed": "#c02020"}
@@ -25,7 +26,7 @@ def draw_timeline(results: Sequence[Result]) -> str:
         drawn, height = _panel(result, top)
         parts += drawn
         top += height + _GAP
-    size = f'width="{_LEFT + _WIDTH + 20}" height="{top:.0f}"'
+    size = f'width="{_LEFT + _WIDTH + _MARGIN}" height="{top:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
     return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n"
 

@@ -21,7 +21,7 @@ def result_of(*findings: Finding, reached: bool = True) -> Result:
     for second in range(20):
         operation = history.begin(0, "north", "book", {})
         operation.invoked = 100.0 + second
-        if second != 11:
+        if second != 8:
             history.end(operation, 201 if second % 2 else 503, {"error": "SERVICE_UNAVAILABLE"}, {})
             operation.answered = 100.2 + second
     spans = [
@@ -46,8 +46,14 @@ def test_a_finding_is_counted_where_its_operations_lie() -> None:
     assert row_of(result, WHOLE_RUN)[4:] == ["1" if check == "C9" else "ok" for check in CHECKS]
 
 
+def test_a_request_long_after_the_heal_is_nobodys() -> None:
+    result = result_of(Finding("C6", "no reason", (18,)))
+    assert row_of(result, "crm_<reset>")[4:] == ["ok"] * len(CHECKS)
+    assert row_of(result, WHOLE_RUN)[4:].count("1") == 1
+
+
 def test_a_request_that_was_not_answered_is_of_the_fault_that_came_after_it() -> None:
-    assert row_of(result_of(Finding("C2", "gone", (11,))), "crm_<reset>")[4:].count("1") == 1
+    assert row_of(result_of(Finding("C2", "gone", (8,))), "crm_<reset>")[4:].count("1") == 1
 
 
 def test_a_fault_that_nothing_met_fails_the_run_and_is_named() -> None:
@@ -68,7 +74,7 @@ def test_the_report_tells_totals_rare_paths_and_every_difference() -> None:
     assert "commit abc" in text
     totals = result_of().totals()
     expected = Counter(
-        operations=20, faults=2, **{"2xx and 3xx": 9, "409": 0, "503": 10, "unanswered": 1, "unknown": 1}
+        operations=20, faults=2, **{"2xx and 3xx": 10, "409": 0, "503": 9, "unanswered": 1, "unknown": 1}
     )
     assert totals == expected
     assert any("40" in line and line.startswith("| all") for line in text.splitlines())
