@@ -1,6 +1,8 @@
 # Everything a person or a CI machine runs; needs make and Python 3.11 or newer, and writes only to .venv and .data.
 
 PYTHON ?= python3
+SEEDS ?= 1,2,3,4,5,6,7,8,9,10
+SECONDS ?= 130
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 COMPILE := .venv/bin/python -m piptools compile --quiet --no-header --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra embedded
@@ -18,8 +20,9 @@ run: .venv/.runtime ## start everything in the foreground: servers, mocks, worke
 test: .venv/.test ## run every test against servers it starts itself (ARGS="-k words" picks some)
 	.venv/bin/python -m pytest $(ARGS)
 
-faults: .venv/.test ## the fault runs at full length (ARGS="-k words" picks some)
-	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints $(ARGS)
+faults: .venv/.test ## the fault runs at full length, reported in .data/faults (SEEDS=1,2 SECONDS=130 and ARGS choose)
+	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints
+	.venv/bin/python -m tests.faults --seeds $(SEEDS) --seconds $(SECONDS) $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .
