@@ -16,6 +16,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.faults.final import AppointmentRow, CalendarRow, CoachRow, EventRow, Final, Labels
+from tests.faults.quiet import UNREPAIRED
 
 # A pool of ten and the connection that commits bookings; one more that was just replaced.
 CONNECTIONS_A_PROCESS = 12
@@ -74,8 +75,7 @@ async def read(machine: Any) -> Final:
         events = await connection.fetch(_EVENTS)
         deliveries = await connection.fetch("SELECT appointment_id, sequence, destination, state FROM deliveries")
         leftovers = {"events the CRM has not heard": await connection.fetchval(_UNHEARD)}
-        if await connection.fetchval("SELECT to_regclass('grid_repairs') IS NOT NULL"):
-            leftovers["grid_repairs"] = await connection.fetchval("SELECT count(*) FROM grid_repairs")
+        leftovers["grid_repairs"] = await connection.fetchval(UNREPAIRED)
         activity = await connection.fetch(_ACTIVITY)
     async with machine.redis() as redis:
         leftovers |= await _left_in_redis(redis)

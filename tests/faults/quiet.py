@@ -12,6 +12,7 @@ from service.domain.event import EventType, heard_by
 from tests.faults.machine import Machine
 
 _LOOK_S = 0.2
+UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL"
 _UNHEARD = """
 SELECT count(*) FROM events AS e
 JOIN unnest($1::text[], $2::text[]) AS h (type, destination) ON h.type = e.type
@@ -40,8 +41,7 @@ async def unfinished(machine: Machine) -> dict[str, int]:
     heard = [(kind.value, destination.value) for kind in EventType for destination in heard_by(kind)]
     async with machine.database() as connection:
         found["unheard"] = await connection.fetchval(_UNHEARD, *map(list, zip(*heard, strict=True)))
-        if await connection.fetchval("SELECT to_regclass('grid_repairs') IS NOT NULL"):
-            found["grid_repairs"] = await connection.fetchval("SELECT count(*) FROM grid_repairs")
+        found["grid_repairs"] = await connection.fetchval(UNREPAIRED)
     return {name: count for name, count in found.items() if count}
 
 

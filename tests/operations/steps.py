@@ -12,6 +12,7 @@ import msgspec
 import uuid_utils
 
 from service.app import Services
+from service.claims.breaker import Trip
 from service.claims.messages import Release, Settlement
 from service.claims.scripts import ClaimOutcome
 from service.db.appointments import Change, ChangeOutcome
@@ -19,6 +20,7 @@ from service.db.commit import Committed, NewBooking
 from service.domain.appointment import Appointment, Status, become, render
 from service.domain.event import EventType, heard_by
 from service.domain.grid import day_of
+from service.errors import GateClosed
 from service.operations.book import RateSeen
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import grid_days
@@ -134,14 +136,25 @@ async def expire_pending(services: Services) -> None:
             await services.redis.hset(keys.pending, token.decode(), expired)  # type: ignore[misc]
 
 
+async def emptied(services: Services) -> None:
+    """Redis is emptied, and the process has noticed and gone on."""
+    await services.redis.flushall()
+    services.breaker.trip(Trip.SUSPECT)
+    await eventually(lambda: services.breaker.closed, what="Redis asked again")
+
+
 async def differences(services: Services, org: int) -> int:
     """In how many cells and counts the grid differs from Postgres, over all days it should hold."""
-    await eventually(lambda: services.breaker.closed, what="Redis asked again")
     roster = await services.rosters.get(org)
-    found = 0
-    for day in grid_days(roster, day_of(services.clock.now())):
-        found += (await services.keeper.check_day(org, day, write=False)).total
-    return found
+    while True:
+        await eventually(lambda: services.breaker.closed, what="Redis asked again")
+        found = 0
+        try:
+            for day in grid_days(roster, day_of(services.clock.now())):
+                found += (await services.keeper.check_day(org, day, write=False)).total
+        except GateClosed:
+            continue  # only now does the process notice that Redis was emptied
+        return found
 
 
 async def announced(services: Services, stream: str = "crm") -> list[str]:

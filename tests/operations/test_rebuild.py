@@ -14,6 +14,7 @@ from service.errors import SlotUnavailable, Unavailable
 from service.operations.book import Booked, RateSeen
 from service.operations.rebuild import Findings
 from service.operations.watch_grid import WatchGrid
+from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
 
 
@@ -67,7 +68,7 @@ async def test_what_was_lost_is_derived_again(services: Services, org: int) -> N
     await services.keeper.fill(org)
     await book_some(services, org)
     before = {key: await services.redis.dump(key) for key in await services.redis.keys("*:occupied:*")}
-    await services.redis.flushall()
+    await steps.emptied(services)
     await services.rebuild(lambda _: None)
     found = await look(services)
     assert found.holds

@@ -81,6 +81,5 @@ async def test_emptied_between_a_cancellation_and_its_release_the_time_is_free(
         )
         await steps.a_commit_waits(sql)
         await services.redis.flushall()
-        await services.keeper.fill(org)
     await cancel
     assert await steps.differences(services, org) == 0

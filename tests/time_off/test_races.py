@@ -14,8 +14,7 @@ from uuid import UUID
 import pytest
 
 from service.app import Services
-from service.claims.grid import PendingEntry
-from service.db.commit import Committed, NewBooking
+from service.db.commit import CommitOutcome, Committed, NewBooking
 from service.domain.appointment import Appointment
 from service.operations.plan_move import MoveWish
 from service.operations.time_off import TimeOff
@@ -85,38 +84,35 @@ async def test_fifty_times_bookings_race_with_the_period_and_none_is_left_out(
     assert await differences(services, org) == 0
 
 
-async def test_a_claim_made_before_is_waited_for_and_then_treated(
-    api: Client, second: Client, services: Services, org: int, time_off: TimeOff, monkeypatch: pytest.MonkeyPatch
+async def test_a_claim_made_before_is_not_committed_into_it(
+    api: Client, second: Client, time_off: TimeOff, services: Services, org: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monday = weekday(0)
     claimed, go_on = asyncio.Event(), asyncio.Event()
-    commit, pending = services.committer.commit, services.grid.pending
-    looks = itertools.count(1)
-    looked = 0
+    commit = services.committer.commit
+    outcomes_seen: list[CommitOutcome] = []
 
     async def later(one: NewBooking) -> Committed:
         claimed.set()
         await go_on.wait()
-        return await commit(one)
-
-    async def counted() -> dict[str, PendingEntry]:
-        nonlocal looked
-        looked = next(looks)
-        return await pending()
+        committed = await commit(one)
+        outcomes_seen.append(committed.outcome)
+        return committed
 
     monkeypatch.setattr(services.committer, "commit", later)
-    monkeypatch.setattr(services.grid, "pending", counted)
     under_way = asyncio.ensure_future(api.book(booking(local(monday, "10:00"), "cal-3", coach_id=COACH)))
     await asyncio.wait_for(claimed.wait(), 10)
     wish = absence(local(monday, "09:00"), local(monday, "12:00"))
     period = asyncio.ensure_future(set_by(time_off, org, wish))
-    await eventually(lambda: looked >= 3, what="looks at what is pending")
-    assert not period.done()
-    assert (await clock_starts(second, COACH, monday))[0] == "12:00", "closed while it waits"
+
+    async def closed() -> bool:
+        return (await clock_starts(second, COACH, monday))[0] == "12:00"
+
+    await eventually(closed, what="the period shown")
     go_on.set()
-    appointment = (await under_way).json
-    (affected,) = (await period).affected
-    assert (str(affected.appointment_id), affected.coach_id) == (appointment["appointment_id"], OTHER)
+    assert (await under_way).status == 409
+    assert (await period).affected == []
+    assert outcomes_seen == [CommitOutcome.FENCED]
 
 
 async def test_two_coaches_away_at_once_give_each_other_nothing_that_stays(
@@ -201,40 +197,3 @@ async def test_one_that_is_moved_out_of_the_period_meanwhile_stays_where_it_is(
     now = await shown(second, appointment)
     assert (now["coach_id"], now["version"], now["status"]) == (COACH, 2, "scheduled")
     assert datetime.fromisoformat(now["start_time"]) == wish.start_time
-
-
-async def test_one_whose_claim_redis_lost_is_found_by_the_second_look(
-    api: Client,
-    services: Services,
-    org: int,
-    time_off: TimeOff,
-    moves_by: Callable[[Around], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monday = weekday(0)
-    first = await booked(api, local(monday, "10:00"), "cal-3", COACH)
-    claimed, go_on = asyncio.Event(), asyncio.Event()
-    commit = services.committer.commit
-
-    async def later(one: NewBooking) -> Committed:
-        claimed.set()
-        await go_on.wait()
-        return await commit(one)
-
-    monkeypatch.setattr(services.committer, "commit", later)
-    under_way = asyncio.ensure_future(api.book(booking(local(monday, "11:00"), "cal-3", 1, coach_id=COACH)))
-    await asyncio.wait_for(claimed.wait(), 10)
-    await services.redis.flushall()
-
-    async def around(_: UUID, reassign: Reassigning) -> Appointment:
-        go_on.set()  # the first is being treated: now the other one comes in
-        await under_way
-        return await reassign()
-
-    moves_by(around)
-    answer = await set_by(time_off, org, absence(local(monday, "09:00"), local(monday, "12:00")))
-    late = (await under_way).json
-    assert {str(one.appointment_id): (one.outcome, one.coach_id) for one in answer.affected} == {
-        first["appointment_id"]: ("reassigned", OTHER),
-        late["appointment_id"]: ("reassigned", OTHER),
-    }
