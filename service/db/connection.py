@@ -63,6 +63,8 @@ def _options() -> dict[str, Any]:
             "application_name": "booking",
             "statement_timeout": str(STATEMENT_TIMEOUT_MS),
             "lock_timeout": str(LOCK_TIMEOUT_MS),
+            # A process that stands still in a transaction would hold its locks for as long.
+            "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
             "timezone": "UTC",
         },
     }
