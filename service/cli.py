@@ -217,7 +217,12 @@ def clinic_of(services: Services) -> SeedClinic:
 
     people, tasks = PeopleStore(services.database), services.tasks
     change = ChangeRoster(
-        people, rosters=services.rosters, keeper=services.keeper, grid=services.grid, clock=services.clock
+        people,
+        rosters=services.rosters,
+        keeper=services.keeper,
+        heal=services.heal,
+        grid=services.grid,
+        clock=services.clock,
     )
     return SeedClinic(
         create=CreateOrganization(OrganizationStore(services.database), services.rosters),

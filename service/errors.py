@@ -38,7 +38,11 @@ class InvalidRequest(BookingError):
 
 
 class NotAuthenticated(BookingError):
-    """No key, or a key nobody knows."""
+    """No key, or a key nobody knows; `wait_s` is how long who keeps trying has to wait for being told so."""
+
+    def __init__(self, message: str, *, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
 
 
 class Forbidden(BookingError):

@@ -163,7 +163,7 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
             AcceptCalendarEvent(services.incoming, services.scripts, services.shards, services.reach),
             services.incoming,
             check_sender,
-            authenticate.slow_down,
+            authenticate.count_failure,
             services.tasks,
         ).routes(),
         *IncomingEventRoutes(IncomingLog(services.database), services.incoming, check_sender, services.tasks).routes(),
@@ -220,7 +220,12 @@ def _people_routes(services: Services, edge: Edge) -> list[Route]:
     """The endpoints of coaches, calendars and contacts."""
     people = PeopleStore(services.database)
     change = ChangeRoster(
-        people, rosters=services.rosters, keeper=services.keeper, grid=services.grid, clock=services.clock
+        people,
+        rosters=services.rosters,
+        keeper=services.keeper,
+        heal=services.heal,
+        grid=services.grid,
+        clock=services.clock,
     )
     coaches = ManageCoaches(people, change, services.tasks)
     settings = services.settings
@@ -240,6 +245,7 @@ def manage_endpoints(services: Services) -> ManageEndpoints:
         PeopleStore(services.database),
         rosters=services.rosters,
         keeper=services.keeper,
+        heal=services.heal,
         grid=services.grid,
         clock=services.clock,
     )
@@ -267,6 +273,7 @@ def build_time_off(services: Services) -> TimeOff:
         gate=services.gate_store,
         grid=services.grid,
         keeper=services.keeper,
+        heal=services.heal,
         rosters=services.rosters,
         tasks=services.tasks,
         clock=services.clock,
@@ -312,6 +319,7 @@ def calendar_fetches(services: Services, calendar: CalendarApi) -> TakeTurns:
         roster_store=services.roster_store,
         rosters=services.rosters,
         keeper=services.keeper,
+        heal=services.heal,
         clock=services.clock,
         metrics=services.metrics,
         organization=settings.default_organization,

@@ -28,7 +28,15 @@ from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.db.idempotency import Complete, Completion, FinalAnswer, KeyHold
 from service.domain.calendar import Roster
-from service.errors import BookingError, GateClosed, NotFound, Overloaded, RateLimitExceeded, Unavailable
+from service.errors import (
+    BookingError,
+    GateClosed,
+    NotAuthenticated,
+    NotFound,
+    Overloaded,
+    RateLimitExceeded,
+    Unavailable,
+)
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.authenticate import Authenticate
@@ -198,6 +206,8 @@ class Edge:
         try:
             response = await self._carry_out(route, known, call)
         except BookingError as problem:
+            if isinstance(problem, NotAuthenticated) and problem.wait_s:
+                await asyncio.sleep(problem.wait_s)  # here, where it takes nobody's room
             response = answer(await self._count_failure(call, problem_of(problem)), call.correlation_id)
             if response.status >= 500 and not isinstance(problem, Overloaded):  # of those there are too many
                 _log.warning("request failed", route=route.path, error=type(problem).__name__, message=problem.message)

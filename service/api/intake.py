@@ -16,7 +16,7 @@ from service.logs import get_logger
 from service.metrics import Metrics
 
 # So many may always be in flight: below that the rate says little, and something must be let in to measure it.
-ALWAYS = 32
+ALWAYS = 256
 _LOOK_S = 0.25
 _WEIGHT = 0.25  # of one look in the rate
 _LOG_EVERY_S = 10.0

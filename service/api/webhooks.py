@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -38,7 +38,7 @@ LONGEST_ID = 255
 class WebhookRoutes:
     """Handlers of /api/webhooks/calendar and /api/webhooks/events/{event_id}.
 
-    `slow_down` is asked to wait when an address has sent too much that was not signed.
+    `count_failure` says how long an address must wait that has sent what was not signed, in seconds.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class WebhookRoutes:
         accept: AcceptCalendarEvent,
         incoming: IncomingStore,
         check_sender: CheckSender,
-        slow_down: Callable[[str], Awaitable[None]],
+        count_failure: Callable[[str], float],
         tasks: TrackedTasks,
     ) -> None:
         self._accept = accept
         self._incoming = incoming
         self._check_sender = check_sender
-        self._slow_down = slow_down
+        self._count_failure = count_failure
         self._tasks = tasks
 
     def routes(self) -> list[Route]:
@@ -118,9 +118,9 @@ class WebhookRoutes:
                 signatures=call.header("webhook-signature") or "",
                 body=call.body,
             )
-        except NotAuthenticated:
-            await self._slow_down(call.request.remote_addr or call.request.ip)
-            raise
+        except NotAuthenticated as problem:
+            wait_s = self._count_failure(call.request.remote_addr or call.request.ip)
+            raise NotAuthenticated(problem.message, wait_s=wait_s) from problem
         return await self._take(call, org, identity, _event(call.body), "webhook-id")
 
     async def _take(self, call: Call, org: int, identity: str, event: CalendarEvent, named: str) -> HTTPResponse:

@@ -75,8 +75,7 @@ class Authenticate:
             raise NotAuthenticated("this needs an API key: send it as X-API-Key")
         record = await self._known(key)
         if record is None or record.revoked:
-            await self.slow_down(address)
-            raise NotAuthenticated("this API key is not known")
+            raise NotAuthenticated("this API key is not known", wait_s=self.count_failure(address))
         limit = self._default_limit if record.rate_limit is None else record.rate_limit
         return Caller(
             org=record.org,
@@ -137,8 +136,8 @@ class Authenticate:
         record = await self._keys.find(key)
         return None if record is None else msgspec.structs.replace(record, validated_at=self._clock.now())
 
-    async def slow_down(self, address: str) -> None:
-        """Count a failure of an address; after ten within a minute each further one takes up to a second."""
+    def count_failure(self, address: str) -> float:
+        """Count a failure of an address; after ten within a minute each further one has to wait up to a second (s)."""
         now = asyncio.get_running_loop().time()
         count, since = self._failures.get(address, (0, now))
         if now - since > FAILURES_FORGOTTEN_S:
@@ -147,5 +146,6 @@ class Authenticate:
         self._failures.move_to_end(address)
         while len(self._failures) > MOST_KEPT:
             self._failures.popitem(last=False)
-        if count >= FREE_FAILURES:
-            await asyncio.sleep(min(LONGEST_DELAY_S, 0.05 * 2 ** min(count - FREE_FAILURES, 5)))
+        if count < FREE_FAILURES:
+            return 0.0
+        return min(LONGEST_DELAY_S, 0.05 * 2 ** min(count - FREE_FAILURES, 5))

@@ -18,6 +18,7 @@ from service.db.people import PeopleStore, RosterChange
 from service.domain.grid import day_of
 from service.errors import OutcomeUnknown, Unavailable
 from service.logs import get_logger
+from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters, grid_days
 
@@ -31,8 +32,16 @@ class ChangeRoster:
     """A transaction over one organization's coaches, calendars and hours that shows what it has committed."""
 
     def __init__(
-        self, people: PeopleStore, *, rosters: Rosters, keeper: GridKeeper, grid: GridStore, clock: Clock
+        self,
+        people: PeopleStore,
+        *,
+        rosters: Rosters,
+        keeper: GridKeeper,
+        heal: HealGrid,
+        grid: GridStore,
+        clock: Clock,
     ) -> None:
+        self._heal = heal
         self._people = people
         self._rosters = rosters
         self._keeper = keeper
@@ -80,6 +89,12 @@ class ChangeRoster:
         days = grid_days(await self._rosters.get(org), today)
         # Days that a longer horizon left behind: nobody keeps them right, and time would bring them back.
         await self._grid.forget_days(org, range(days.stop, today + FURTHEST_DAYS))
-        if columns:
-            lanes = (self._keeper.repair(org, columns, days[lane::AT_ONCE]) for lane in range(AT_ONCE))
-            await asyncio.gather(*lanes)
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def put_right(column: int) -> None:
+            async with places:
+                # Most changes are noted as such: until they are repaired no claim on those days is committed.
+                if not await self._heal.coach(org, column):
+                    await self._keeper.repair(org, [column], days)
+
+        await asyncio.gather(*map(put_right, columns))

@@ -23,6 +23,7 @@ from service.domain.zones import day_bounds, local_date, zone
 from service.errors import BookingError, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters, grid_days
 from service.outside.breaker import Breaker
@@ -57,6 +58,7 @@ class SyncCalendars:
         roster_store: RosterStore,
         rosters: Rosters,
         keeper: GridKeeper,
+        heal: HealGrid,
         clock: Clock,
         metrics: Metrics,
         organization: str,
@@ -67,6 +69,7 @@ class SyncCalendars:
         self._roster_store = roster_store
         self._rosters = rosters
         self._keeper = keeper
+        self._heal = heal
         self._clock = clock
         self._organization = organization
         self._outcomes = {
@@ -165,7 +168,8 @@ class SyncCalendars:
         if not wanted:
             return False
         try:
-            await self._keeper.repair(roster.org, [one.column], wanted)
+            if not await self._heal.coach(roster.org, one.column):
+                await self._keeper.repair(roster.org, [one.column], wanted)
         except Unavailable as problem:
             self._grid_unsure = True
             _log.warning("busy times not in the grid", coach_id=one.coach_id, error=problem.message)

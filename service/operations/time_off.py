@@ -24,6 +24,7 @@ from service.domain.grid import day_of, instant_of
 from service.errors import GateClosed, InvalidRequest, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.operations.change import ChangeAppointment
+from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import GridKeeper
 from service.operations.move import MoveAppointment
 from service.operations.rosters import Rosters, grid_days
@@ -74,6 +75,7 @@ class TimeOff:
         gate: GateStore,
         grid: GridStore,
         keeper: GridKeeper,
+        heal: HealGrid,
         rosters: Rosters,
         tasks: TrackedTasks,
         clock: Clock,
@@ -84,6 +86,7 @@ class TimeOff:
         self._change = change
         self._move = move
         self._gate = gate
+        self._heal = heal
         self._grid = grid
         self._keeper = keeper
         self._rosters = rosters
@@ -252,7 +255,9 @@ class TimeOff:
         # One more: past midnight somebody may be creating it from what was read before.
         last = min(kept.stop, day_of(end - timedelta(microseconds=1)))
         days = range(max(kept.start, day_of(start)), last + 1)
-        await asyncio.gather(*(self._keeper.repair(org, [column], days[lane::AT_ONCE]) for lane in range(AT_ONCE)))
+        if not await self._heal.coach(org, column):
+            # Somebody else has repaired what was noted, or is doing so: then it is not known to be done.
+            await asyncio.gather(*(self._keeper.repair(org, [column], days[lane::AT_ONCE]) for lane in range(AT_ONCE)))
 
 
 def check_period(start: datetime, end: datetime) -> None:

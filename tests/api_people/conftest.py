@@ -37,7 +37,12 @@ def people_routes(services: Services, edge: Edge) -> list[Route]:
     """The routes of coaches, schedules, calendars and contacts."""
     people = PeopleStore(services.database)
     change = ChangeRoster(
-        people, rosters=services.rosters, keeper=services.keeper, grid=services.grid, clock=services.clock
+        people,
+        rosters=services.rosters,
+        keeper=services.keeper,
+        heal=services.heal,
+        grid=services.grid,
+        clock=services.clock,
     )
     coaches = ManageCoaches(people, change, services.tasks)
     settings = services.settings

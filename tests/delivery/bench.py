@@ -69,6 +69,7 @@ class Bench:
             roster_store=s.roster_store,
             rosters=s.rosters,
             keeper=s.keeper,
+            heal=s.heal,
             clock=s.clock,
             metrics=s.metrics,
             organization="demo",

@@ -154,7 +154,7 @@ class Load:
             headers["Idempotency-Key"] = wish.key
         method, path, written = _HTTP[wish.kind]
         url = self._url + path.format(target=wish.target)
-        payload = {"json": dict(wish.request)} if written else {"params": dict(wish.request)}
+        payload: dict[str, Any] = {"json": dict(wish.request)} if written else {"params": dict(wish.request)}
         async with session.request(method, url, headers=headers, **payload) as answer:
             raw = await answer.read()
             self._history.end(operation, answer.status, json.loads(raw), answer.headers, raw)

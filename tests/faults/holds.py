@@ -6,7 +6,8 @@ A hold is as short as the history proves. It is longer than that only
   reconciler (`HOLD_S`) after the request was given up, and the server may have pursued it for as long as it has
   patience (`PATIENCE_S`) when the client did not wait for the end;
 - where a hold ends within a fault that can keep Redis from hearing of it, or within `SETTLING_S` after its heal (the
-  deadline, a round, the start of a process): it may last until then;
+  deadline, a round, the start of a process): it may last until then; a process that stops asking Redis, as its
+  log says, is such a fault too;
 - where Redis is put back to a state of before: what ended up to `ROLLBACK_S` before the fault may be held again.
 """
 

@@ -19,6 +19,7 @@ from tests.faults.inject import Site, inflict
 from tests.faults.machine import Machine, running_machine
 from tests.faults.quiet import until_quiet
 from tests.faults.schedule import PAUSE_S, Planned, Round
+from tests.faults.trips import trips_in
 from tests.faults.world import make_world
 
 QUIET_WITHIN_S = 40.0
@@ -100,7 +101,8 @@ async def run(
         quiet_s = time.monotonic() - ended
         final = await read_final(machine)
         differ = await differences(machine.database_url, machine.redis_url) if final.verify_code else []
-    findings = check_all(history, final, spans)
+        trips = trips_in(machine.stack.log())
+    findings = check_all(history, final, [*spans, *trips])
     return Result(seed, versions, began, ended, quiet_s, history, spans, final, findings, differ)
 
 

@@ -43,7 +43,12 @@ class Process:
     def __init__(self, services: Services) -> None:
         people = PeopleStore(services.database)
         change = ChangeRoster(
-            people, rosters=services.rosters, keeper=services.keeper, grid=services.grid, clock=services.clock
+            people,
+            rosters=services.rosters,
+            keeper=services.keeper,
+            heal=services.heal,
+            grid=services.grid,
+            clock=services.clock,
         )
         self.services = services
         self.coaches = ManageCoaches(people, change, services.tasks)

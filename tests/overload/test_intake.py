@@ -54,7 +54,7 @@ class World:
         return self.metrics.registry.get_sample_value("booking_overload_refusals_total", {"reason": why}) or 0.0
 
 
-@pytest.mark.parametrize(("rate", "max_wait_s", "limit"), [(400, 1.0, 400), (100, 2.0, 200), (400, 0.5, 200)])
+@pytest.mark.parametrize(("rate", "max_wait_s", "limit"), [(400, 1.0, 400), (150, 2.0, 300), (600, 0.5, 300)])
 def test_the_limit_is_what_is_answered_within_the_longest_wait(rate: float, max_wait_s: float, limit: int) -> None:
     world = World(max_wait_s=max_wait_s)
     assert world.intake.limit == MOST, "before anything is known"
@@ -66,10 +66,10 @@ def test_the_limit_is_what_is_answered_within_the_longest_wait(rate: float, max_
 def test_it_follows_a_service_that_gets_slower_and_quicker() -> None:
     world = World()
     limits: list[int] = []
-    for rate in (600, 100, 600):
+    for rate in (600, 300, 600):
         world.crowd(15, rate)
         limits.append(world.intake.limit)
-    assert limits == [pytest.approx(wanted, rel=0.05) for wanted in (600, 100, 600)]
+    assert limits == [pytest.approx(wanted, rel=0.05) for wanted in (600, 300, 600)]
 
 
 def test_a_hiccup_does_not_turn_everybody_away() -> None:
