@@ -178,7 +178,6 @@ async def open_services(
             grid=grid,
             rosters=rosters,
             roster_store=roster_store,
-            clock=clock,
             metrics=metrics,
         )
         keep_gate = KeepGate(
@@ -195,7 +194,7 @@ async def open_services(
         tasks = TrackedTasks()
         stack.push_async_callback(tasks.drain, DRAIN_S)
         # Without Redis the process starts all the same, and goes on looking.
-        await keep_gate.look()
+        await keep_gate.look(catch_up=False)
         keeping = asyncio.ensure_future(keep_gate.run())
         stack.push_async_callback(_end, keeping)
         yield Services(

@@ -374,6 +374,7 @@ def assemble_worker(
         apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
         reconcile=services.reconcile,
         heal=services.heal,
+        look_at_owed=services.heal.owed,
         forget_repairs=ForgetRepairs(services.gate_store, services.grid, settings.claim_ttl_ms),
         sync_calendars=calendar_fetches(services, calendar),
         forget_keys=forgetting(services),

@@ -12,16 +12,23 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.claims.connection import REQUEST_TIMEOUT_S, PoolBusy, ServerChanged
 from service.claims.lateness import Lateness
 from service.errors import GateClosed, Unavailable
 
-# What a healthy server says of a request; everything else a server answers instead of a result means that it cannot
-# be written to (out of memory, read only, loading, cannot persist).
-_OURS = ("WRONGTYPE", "ERR", "NOGROUP", "BUSYGROUP", "CROSSSLOT", "NOSCRIPT", "EXECABORT")
+# How a server says that it cannot be written to; every other refusal is of the one request.
+_NOT_NOW = (OutOfMemoryError, ReadOnlyError, ClusterDownError, MasterDownError)
+_SAYS_NOT_NOW = ("MISCONF", "NOREPLICAS", "OOM", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
 
 
 Reply = TypeVar("Reply")
@@ -116,7 +123,7 @@ class GateBreaker:
             self.trip(Trip.SUSPECT)
             raise GateClosed("Redis is another server than before") from problem
         except ResponseError as problem:
-            if not str(problem).startswith(_OURS):
+            if isinstance(problem, _NOT_NOW) or str(problem).startswith(_SAYS_NOT_NOW):
                 self.trip(Trip.REFUSED)
             raise GateClosed(f"Redis refused: {type(problem).__name__}") from problem
         except (TimeoutError, RedisError, OSError) as problem:

@@ -6,20 +6,20 @@ look fails as a whole.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
-from service.claims.keys import Shards
+from service.claims.keys import Keys, Shards
 from service.errors import Unavailable
 
 _PROBE_LIVES_MS = 1_000
-_CLEANING_MS = 10_000
+_CLEANING_MS = 5_000
 _PAGE = 1_000
 # What is derived from Postgres, or was under way when the grid was lost. Streams, counters and answers stay.
 _GRID = ("open", "occupied", "full", "counts", "roster", "scores", "limits", "deficits")
@@ -53,27 +53,38 @@ class RedisServer:
         return Seen(run_id, int(said) if said is not None and said.isdigit() else None)
 
     async def begin_cleaning(self) -> str | None:
-        """Make the grid nobody's: from now on no claim is made in it. None while somebody else cleans."""
+        """Make the grid nobody's: from now on no claim is made in it. None while somebody else cleans.
+
+        What is returned proves to `clean` that nobody else has cleaned since.
+        """
         nonce = token_hex(8)
         async with self._connection() as connection:
-            if not await connection.set(self._shards.all[0].lock("cleaning"), nonce, nx=True, px=_CLEANING_MS):
-                return None
+            for keys in self._shards.all:
+                if not await connection.set(keys.lock("cleaning"), nonce, nx=True, px=_CLEANING_MS):
+                    return None
             for keys in self._shards.all:
                 await connection.delete(keys.epoch)
         return nonce
 
-    async def clean(self, run_id: str, epoch: int) -> bool:
-        """Drop everything of the grid and begin the epoch; False when it is not the server of that run id any more."""
+    async def clean(self, run_id: str, epoch: int, nonce: str) -> bool:
+        """Drop everything of the grid and begin the epoch.
+
+        False when it is not the server of that run id any more, or cleaning took so long that somebody else took over.
+        """
         async with self._connection() as connection:
             if await _run_id(connection) != run_id:
                 return False
             for keys in self._shards.all:
-                await connection.unlink(keys.pending, keys.repairs)
+                # What is pending belongs to the epoch that stands; who comes late must not drop that of the next.
+                if not await _if_ours(connection, keys, nonce, lambda p, k: p.delete(k.epoch, k.pending, k.repairs)):
+                    return False
                 async for names in _pages(connection, f"{keys.tag}:*"):
                     await self._drop(connection, keys.tag, names)
             for keys in self._shards.all:
-                await connection.set(keys.epoch, str(epoch))
-            await connection.delete(self._shards.all[0].lock("cleaning"))
+                if not await _if_ours(
+                    connection, keys, nonce, lambda p, k: p.set(k.epoch, str(epoch)).delete(k.lock("cleaning"))
+                ):
+                    return False
         return True
 
     async def _drop(self, connection: Any, tag: str, names: list[bytes]) -> None:
@@ -96,6 +107,21 @@ class RedisServer:
                 yield connection
         except (TimeoutError, RedisError, OSError) as problem:
             raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem
+
+
+async def _if_ours(connection: Any, keys: Keys, nonce: str, write: Callable[[Any, Keys], object]) -> bool:
+    """Write, as one step, if the lock is still ours; False when it is not."""
+    async with connection.pipeline(transaction=True) as pipe:
+        await pipe.watch(keys.lock("cleaning"))
+        if await pipe.get(keys.lock("cleaning")) != nonce.encode():
+            return False
+        pipe.multi()
+        write(pipe, keys)
+        try:
+            await pipe.execute()
+        except WatchError:
+            return False
+    return True
 
 
 async def _run_id(connection: Any) -> str:

@@ -171,6 +171,9 @@ class AppointmentStore:
                 if rows or (unknown is not None and await self.is_ours(change)):
                     return ChangeOutcome.DONE
                 await self._check_hold(change.completion)
+                if unknown is not None and change.epoch is not None:
+                    # Fenced, perhaps: then this attempt has not waited for an earlier one that may still take.
+                    break
                 return ChangeOutcome.STALE
             except (asyncpg.ExclusionViolationError, asyncpg.UniqueViolationError):
                 return ChangeOutcome.TAKEN

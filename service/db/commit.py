@@ -119,7 +119,12 @@ class BookingCommitter:
             try:
                 prepared = await self._statement()
                 rows = await prepared.fetch(*_columns(bookings))
-                return await outcomes_of(self._connection, bookings, rows)
+                outcomes = await outcomes_of(self._connection, bookings, rows)
+                if unknown is None:
+                    return outcomes
+                # A fenced row is not written, so it has not waited for an earlier attempt that may still take.
+                lost = OutcomeUnknown("Postgres' answer to the commit was lost")
+                return [lost if one.outcome is CommitOutcome.FENCED else one for one in outcomes]
             except TRY_AGAIN as problem:
                 _log.info("commit tried again", error=type(problem).__name__, attempt=attempt)
                 await asyncio.sleep(self._chance.uniform(0, 0.01 * 2**attempt))

@@ -6,6 +6,7 @@ committed meanwhile, so what it reads there stays true until its own commit.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 from service.db.connection import Database
 from service.db.statements import statement
 from service.domain.grid import day_start
+
+ALONE_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,12 @@ class CoachDays:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """Coach-days to be repaired, and the number this was noted under."""
+    """What waits to be repaired of one coach: ranges of days `(first, last)`, and the numbers they were noted under."""
 
-    number: int
-    days: CoachDays
+    org: int
+    column: int
+    ranges: tuple[tuple[int, int], ...]
+    numbers: tuple[int, ...]
 
 
 class GateStore:
@@ -40,6 +45,8 @@ class GateStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Whoever waits for the lock holds a connection, and who has it may need another.
+        self._alone = asyncio.Semaphore(ALONE_AT_ONCE)
 
     async def epoch(self) -> tuple[int, str | None]:
         """(the epoch, the run id of the Redis server it began with)."""
@@ -61,16 +68,18 @@ class GateStore:
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[Any]:
         """A transaction beside which nobody commits a claim; rolled back when the block fails."""
-        async with self._database.transaction() as connection:
+        async with self._alone, self._database.transaction() as connection:
             await connection.execute(statement("lock_gate"))
             yield connection
 
-    async def repairs(self, org: int | None = None, column: int | None = None, *, most: int = 500) -> list[Repair]:
-        """Coach-days that wait to be repaired, the oldest first."""
+    async def repairs(self, org: int | None = None, column: int | None = None, *, most: int = 200) -> list[Repair]:
+        """What waits to be repaired, a coach each, whoever waits longest first."""
         return [
             Repair(
-                row["repair_id"],
-                CoachDays(row["org_id"], row["coach_no"], _day(row["first_day"]), _day(row["last_day"])),
+                row["org_id"],
+                row["coach_no"],
+                tuple((_day(span.lower), _day(span.upper) - 1) for span in row["spans"]),
+                tuple(row["repair_ids"]),
             )
             for row in await self._database.fetch("repairs_to_make", org, column, most)
         ]
@@ -80,9 +89,13 @@ class GateStore:
         async with self._database.transaction() as connection:
             await note_repairs(connection, [days])
 
-    async def repaired(self, org: int, numbers: Sequence[int], epoch: int, revision: int) -> None:
+    async def repaired(self, repair: Repair, epoch: int, revision: int) -> None:
         """Note that the grid shows them as of that revision of the roster."""
-        await self._database.write("repairs_made", org, list(numbers), epoch, revision)
+        firsts = [day_start(first).date() for first, _ in repair.ranges]
+        lasts = [day_start(last).date() for _, last in repair.ranges]
+        await self._database.write(
+            "repairs_made", repair.org, repair.column, list(repair.numbers), firsts, lasts, epoch, revision
+        )
 
     async def owed(self) -> list[tuple[int, list[int]]]:
         """(organization, numbers of repairs) where appointments were changed and nobody looked at deficits since."""

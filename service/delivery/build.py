@@ -50,6 +50,7 @@ READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
 FORGET_S = 600.0
 _FILL_S = 60.0
 _HEAL_S = 1.0
+_OWED_S = 5.0
 _FORGET_REPAIRS_S = 15.0
 _WATCH_GRID_S = 1.0
 _WATCH_S = 1.0
@@ -125,6 +126,7 @@ def build_worker(
     apply_event: ApplyCalendarEvent,
     reconcile: Reconcile,
     heal: Callable[[], Awaitable[int]],
+    look_at_owed: Callable[[], Awaitable[int]],
     forget_repairs: Callable[[], Awaitable[None]],
     sync_calendars: Callable[[], Awaitable[int]],
     forget_keys: Callable[[], Awaitable[int]],
@@ -211,6 +213,7 @@ def build_worker(
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
         every("reconciler", times.reconcile_s, reconcile),
         every("grid repairs", _HEAL_S, heal),
+        every("deficits", _OWED_S, look_at_owed),
         every("old repairs", _FORGET_REPAIRS_S, forget_repairs),
         every("grid watch", _WATCH_GRID_S, watch_grid),
         every("grid", _FILL_S, partial(_fill, roster_store, keeper)),

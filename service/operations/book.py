@@ -105,7 +105,7 @@ class Book:
         attempts = 0
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
-        while attempts < CLAIM_ATTEMPTS:
+        while attempts < CLAIM_ATTEMPTS and clock() < give_up:
             roster = await self._rosters.get(caller.org)
             try:
                 plan = plan_of(request, roster, self._clock.now())
@@ -131,16 +131,18 @@ class Book:
                     return booked
                 attempts += 1
             elif reply.outcome is ClaimOutcome.IN_PROGRESS:
-                replay = await self._wait_for_duplicate(request, caller, last=clock() >= give_up)
+                replay = await self._wait_for_duplicate(request, caller, last=clock() + DUPLICATE_LOOK_S >= give_up)
                 if replay is not None:
                     return replay
             elif reply.outcome not in LOOK_AGAIN:
                 return await self._not_claimed(request, caller, plan, reply)
-            elif clock() >= give_up:
-                break
             else:
                 await self._claiming.catch_up(plan, reply)
-        raise Unavailable("repeated attempts at this time came to no answer")
+        # With Redis it came to no answer; Postgres can always give one.
+        booked = await self._without_redis(request, caller)
+        if booked is None:
+            raise Unavailable("repeated attempts at this time came to no answer")
+        return booked
 
     async def _wait_for_duplicate(self, request: BookingRequest, caller: Caller, *, last: bool) -> Booked | None:
         """Wait a moment for the same request; `last`: its answer from Postgres. Raises IdempotencyInProgress then."""

@@ -16,13 +16,14 @@ from typing import Any
 import uuid_utils
 
 from service.batching import Batcher
+from service.claims.messages import Settlement
 from service.clock import Clock
 from service.db.commit import CommitOutcome, Committed, NewBooking, commit_within, find_attempted
 from service.db.gate import CoachDays, GateStore, note_repairs
 from service.domain.appointment import Appointment, render
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, Held, Wanted
-from service.domain.event import EventType
+from service.domain.event import EventType, heard_by
 from service.errors import BookingError, InvalidRequest, OutcomeUnknown, Unavailable
 from service.metrics import Metrics
 from service.operations.caller import Caller
@@ -100,6 +101,8 @@ class BookUngated:
 
     async def _carry_out(self, wishes: list[Wish]) -> list[Decided]:
         unknown: OutcomeUnknown | None = None
+        for org in {wish.caller.org for wish in wishes}:
+            await self._grids.remember_deficits(org)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await self._decide(wishes, again=unknown is not None)
@@ -107,7 +110,7 @@ class BookUngated:
                 if len(wishes) == 1:
                     return [problem]
                 # One of them cannot be stored. Alone, each tells for itself.
-                return [(await self._carry_out([wish]))[0] for wish in wishes]
+                return [await self._alone(wish) for wish in wishes]
             except OutcomeUnknown as problem:
                 unknown = problem
             except Unavailable:
@@ -116,9 +119,15 @@ class BookUngated:
             await asyncio.sleep(self._chance.uniform(0, 0.05 * 2**attempt))
         raise unknown or AssertionError("an attempt ends by itself unless its answer was lost")
 
+    async def _alone(self, wish: Wish) -> Decided:
+        try:
+            return (await self._carry_out([wish]))[0]
+        except BookingError as problem:
+            return problem
+
     async def _decide(self, wishes: list[Wish], *, again: bool) -> list[Decided]:
         results: dict[uuid.UUID, Decided] = {}
-        told: list[Appointment] = []
+        told: list[_Chosen] = []
         async with self._store.alone() as connection:
             if again:
                 # Whoever wrote them held the lock, so they are here to be seen, or will never be.
@@ -132,13 +141,15 @@ class BookUngated:
                 if outcome.outcome is CommitOutcome.TAKEN:
                     results[one.wish.appointment_id] = Written(one.wish.appointment_id, one.booking.data)
                     noted.append(coach_days_of(one.appointment))
-                    told.append(one.appointment)
+                    told.append(one)
                 else:
                     results[one.wish.appointment_id] = outcome
             await note_repairs(connection, noted)
-        for appointment in told:
+        for one in told:
             self._counted.inc()
-            await self._settle.announce(appointment, EventType.CREATED)
+            event = f"{one.appointment.org} {one.appointment.appointment_id.hex} 1"
+            streams = heard_by(EventType.CREATED, endpoints=one.plan.roster.has_endpoints)
+            await self._settle.settle(Settlement(one.appointment.org, None, event, streams))
         return [results[wish.appointment_id] for wish in wishes]
 
     async def _choose(self, connection: Any, wishes: list[Wish], results: dict[uuid.UUID, Decided]) -> list[_Chosen]:

@@ -7,22 +7,19 @@ claims again, and the worker repairs the rest.
 
 from __future__ import annotations
 
+import asyncio
+
 from service.claims.breaker import GateBreaker, Trip
 from service.claims.grid import GridStore
-from service.clock import Clock
 from service.db.gate import GateStore, Repair
 from service.db.rosters import RosterStore
 from service.domain.calendar import Roster
-from service.domain.grid import day_of
 from service.errors import GateClosed
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
-from service.operations.rosters import Rosters, grid_days
-
-# A booking in between spoils a repair of deficits; what is not right by then is looked at in the next round.
-LOOKS = 3
+from service.operations.rosters import Rosters
 
 _log = get_logger("operations.heal_grid")
 
@@ -40,7 +37,6 @@ class HealGrid:
         grid: GridStore,
         rosters: Rosters,
         roster_store: RosterStore,
-        clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._store = store
@@ -50,60 +46,63 @@ class HealGrid:
         self._grid = grid
         self._rosters = rosters
         self._roster_store = roster_store
-        self._clock = clock
+        self._repairing: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._repaired = metrics.grid_repairs
         self._waiting = metrics.grid_repairs_waiting
 
     async def __call__(self) -> int:
-        """Repair everything that waits; how many notes that were."""
+        """Repair everything that waits; for how many coaches that was."""
         done = 0
         while found := await self._store.repairs():
-            self._waiting.set(len(found))
-            places: dict[tuple[int, int], list[Repair]] = {}
+            self._waiting.set(sum(len(repair.numbers) for repair in found))
             for repair in found:
-                places.setdefault((repair.days.org, repair.days.column), []).append(repair)
-            for (org, column), repairs in places.items():
-                await self._repair(org, column, repairs)
+                await self._repair_once(repair)
             done += len(found)
         self._waiting.set(0)
-        for org, numbers in await self._store.owed():
-            for _ in range(LOOKS):
-                if not await self._deficits.repair(org):
-                    await self._store.owed_looked_at(org, numbers)
-                    break
         return done
 
+    async def owed(self) -> int:
+        """Look at what coaches are owed where appointments were changed without Redis; how many accounts differed."""
+        differed = 0
+        for org, numbers in await self._store.owed():
+            found = await self._deficits.repair(org)
+            if not found:
+                await self._store.owed_looked_at(org, numbers)
+            differed += found
+        return differed
+
     async def coach(self, org: int, column: int) -> int:
-        """Repair what waits of one coach; also learn whether the grid is of an epoch that is over."""
+        """Repair what waits of one coach (0: nothing did); also learn whether the grid is of an epoch that is over."""
         epoch, _ = await self._store.epoch()
         if epoch != self._breaker.epoch:
             self._breaker.trip(Trip.SUSPECT)
             raise GateClosed("the grid is of an epoch that is over")
         repairs = await self._store.repairs(org, column)
-        if repairs:
-            await self._repair(org, column, repairs)
+        for repair in repairs:
+            await self._repair_once(repair)
         return len(repairs)
 
-    async def _repair(self, org: int, column: int, repairs: list[Repair]) -> None:
-        epoch = self._breaker.epoch
-        roster = await self._shown_roster(org)
-        kept = grid_days(roster, day_of(self._clock.now()))
-        # One more: past midnight somebody may be creating it from what was read before.
-        days = sorted(
-            {
-                day
-                for repair in repairs
-                for day in range(max(repair.days.first, kept.start), min(repair.days.last, kept.stop) + 1)
-            }
-        )
+    async def _repair_once(self, repair: Repair) -> None:
+        """Repair a coach's days; who wants the same at once waits for the one who does it."""
+        place = (repair.org, repair.column)
+        task = self._repairing.get(place)
+        if task is None:
+            task = self._repairing[place] = asyncio.ensure_future(self._repair(repair))
+            task.add_done_callback(lambda _: self._repairing.pop(place, None))
+        await asyncio.shield(task)
+
+    async def _repair(self, repair: Repair) -> None:
+        epoch, org = self._breaker.epoch, repair.org
+        await self._shown_roster(org)
+        days = sorted({day for first, last in repair.ranges for day in range(first, last + 1)})
         present, revision = await self._grid.days_to_repair(org, days)
-        found = await self._keeper.repair(org, [column], present)
+        found = await self._keeper.repair(org, [repair.column], present)
         # Nobody may take a repair made in an epoch for one of the next: what it repaired is gone then.
         if self._breaker.epoch != epoch:
             raise GateClosed("the grid was thrown away while it was repaired")
-        await self._store.repaired(org, [repair.number for repair in repairs], epoch, max(revision, found.revision))
-        self._repaired.inc(len(repairs))
-        _log.info("grid repaired", org=org, column=column, days=len(present), differences=found.total)
+        await self._store.repaired(repair, epoch, max(revision, found.revision))
+        self._repaired.inc(len(repair.numbers))
+        _log.info("grid repaired", org=org, column=repair.column, days=len(present), differences=found.total)
 
     async def _shown_roster(self, org: int) -> Roster:
         """The roster as it is now, which is also the one beside the grid."""

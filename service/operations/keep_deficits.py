@@ -23,8 +23,14 @@ class KeepDeficits:
     async def compare(self, org: int, looks: int = LOOKS) -> tuple[list[int], dict[int, int]]:
         """(deficits in Redis, what Postgres says of the columns that differ), looked at while nothing is pending.
 
-        Bookings under way make the two sides differ for a moment, so a difference counts only when it stays.
+        Bookings under way make the two sides differ for a moment, so a difference counts only when it stays; after
+        `looks` looks amid bookings the last one counts.
         """
+        seen, differing, _ = await self._compare(org, looks)
+        return seen, differing
+
+    async def _compare(self, org: int, looks: int) -> tuple[list[int], dict[int, int], bool]:
+        """The same, and whether the last look was made while nothing was pending."""
         seen, differing = list[int](), dict[int, int]()
         for look in range(looks):
             if look:
@@ -32,7 +38,7 @@ class KeepDeficits:
             roster = await self._rosters.get(org)
             columns = roster.width * 8
             if await self._grid.has_roster(org) is None:
-                return [], {}
+                return [], {}, True
             before = await self._grid.deficits(org, columns)
             wanted = await self._store.deficits(roster)
             pending = any(entry.org == org for entry in (await self._grid.pending()).values())
@@ -40,12 +46,12 @@ class KeepDeficits:
             seen = after
             differing = {c: wanted.get(c, 0) for c in range(columns) if after[c] != wanted.get(c, 0)}
             if not differing or (before == after and not pending):
-                return seen, differing
-        return seen, differing
+                return seen, differing, True
+        return seen, differing, False
 
     async def repair(self, org: int) -> int:
         """Put right what differs, unless a booking changes it meanwhile; how many columns differed."""
-        seen, differing = await self.compare(org)
-        if differing:
+        seen, differing, quiet = await self._compare(org, LOOKS)
+        if differing and quiet:
             await self._grid.set_deficits(org, differing, seen)
         return len(differing)

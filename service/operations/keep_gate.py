@@ -60,8 +60,8 @@ class KeepGate:
             if not await self.look():
                 await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def look(self) -> bool:
-        """Whether Redis is asked from now on."""
+    async def look(self, *, catch_up: bool = True) -> bool:
+        """Whether Redis is asked from now on; `catch_up` tells it first what it missed."""
         try:
             seen = await self._server.look()
             epoch, server = await self._store.epoch()
@@ -72,7 +72,8 @@ class KeepGate:
                 epoch = renewed
             self._known.run_id = seen.run_id
             self._breaker.close(epoch)
-            await self._catch_up()
+            if catch_up:
+                await self._catch_up()
         except (Unavailable, OutcomeUnknown) as problem:
             _log.info("redis not asked yet", error=problem.message)
             return False
@@ -83,10 +84,11 @@ class KeepGate:
 
     async def _renew(self, seen: Seen) -> int | None:
         """Throw the grid away and begin an epoch with the server; None while another process does."""
-        if await self._server.begin_cleaning() is None:
+        nonce = await self._server.begin_cleaning()
+        if nonce is None:
             return None
         epoch = await self._store.renew(seen.run_id)
-        if not await self._server.clean(seen.run_id, epoch):
+        if not await self._server.clean(seen.run_id, epoch, nonce):
             return None
         _log.warning("grid thrown away", epoch=epoch, server=seen.run_id)
         return epoch

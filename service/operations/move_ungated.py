@@ -57,6 +57,7 @@ class MoveUngated:
         Raises NotFound, InvalidRequest, VersionMismatch, StateConflict, IdempotencyInProgress, Unavailable (nothing was
         written) or OutcomeUnknown.
         """
+        await self._grids.remember_deficits(org)
         unknown: OutcomeUnknown | None = None
         change: Change | None = None
         for attempt in range(1, ATTEMPTS + 1):

@@ -14,11 +14,15 @@ from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, DayColumns
 from service.domain.grid import columns_mask
 from service.domain.plane import plane_of
+from service.errors import Unavailable
+from service.logs import get_logger
 from service.operations.keep_grid import counts_by_column, occupied_by_column, open_by_column
 from service.operations.rosters import Rosters
 
 READS_AT_ONCE = 4
 DEFICITS_LIVE_S = 30.0
+
+_log = get_logger("operations.postgres_grids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,10 @@ class PostgresGrids:
     async def grid(self, connection: Any, roster: Roster, columns: Iterable[int], days: Iterable[int]) -> CoachGrid:
         """Days of some coaches as a transaction sees them.
 
-        Deficits are read now and then and carried on from there: reading them is reading every appointment.
+        Deficits are those that `remember_deficits` read, carried on from there.
         """
         wanted = sorted(set(columns))
-        grid = CoachGrid(roster, deficits=await self._owed(connection, roster.org))
+        grid = CoachGrid(roster, deficits=self._deficits.setdefault(roster.org, (0.0, {}))[1])
         for day in sorted(set(days)):
             source = await self._store.day_source_within(connection, roster, day, wanted)
             counts = counts_by_column(source, roster.width * 8)
@@ -92,10 +96,17 @@ class PostgresGrids:
             )
         return grid
 
-    async def _owed(self, connection: Any, org: int) -> dict[int, int]:
+    async def remember_deficits(self, org: int) -> None:
+        """Read what the coaches are owed, unless that was done a while ago.
+
+        That is reading every appointment: not in a transaction others wait for, and nobody is refused for it.
+        """
         now = asyncio.get_running_loop().time()
         read_at, owed = self._deficits.get(org, (0.0, {}))
-        if not read_at or now - read_at > DEFICITS_LIVE_S:
-            owed = await self._store.deficits_within(connection, org)
-            self._deficits[org] = (now, owed)
-        return owed
+        if read_at and now - read_at <= DEFICITS_LIVE_S:
+            return
+        self._deficits[org] = (now, owed)
+        try:
+            self._deficits[org] = (now, await self._store.deficits(await self._rosters.get(org)))
+        except Unavailable as problem:
+            _log.info("deficits not read", org=org, error=problem.message)

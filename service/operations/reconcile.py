@@ -132,6 +132,8 @@ class Reconcile:
         told = f"{entry.org} {entry.appointment} {sequence}"
         await self._gate.settle(Settlement(entry.org, None, told, await self._settle.streams(entry.org, kind)))
         await self._gate.release(_freed(token, entry))
+        # Noted late, it may have stood for a time that was free already, and is somebody else's now.
+        await self._put_right(entry)
         return "release carried out"
 
 

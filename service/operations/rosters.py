@@ -69,7 +69,11 @@ class Rosters:
         """Put a roster beside its grid. Raises Unavailable."""
         deficits = [0] * (roster.width * 8)
         if await self._grid.has_roster(roster.org) is None:
-            for column, units in (await self._store.deficits(roster)).items():
-                deficits[column] = units
+            try:
+                for column, units in (await self._store.deficits(roster)).items():
+                    deficits[column] = units
+            except Unavailable as problem:
+                # Who is owed what can be put right later; without a roster nobody could be booked at all.
+                _log.warning("deficits not read", org=roster.org, error=problem.message)
         outcome, _ = await self._grid.publish(roster, deficits, grid_days(roster, day_of(self._clock.now())))
         _log.info("roster published", org=roster.org, version=roster.version, outcome=outcome.value)

@@ -72,7 +72,9 @@ class SettleChange:
             released = await self._gate.release(release)
         except Unavailable as problem:
             self._metrics.unsettled.inc()
-            _log.warning("time not freed", token=release.token, error=problem.message)
+            _log.info("time not freed", token=release.token, error=problem.message)
+            for place in places:
+                await self._note(coach_days_of(place))
             return
         if released is not ReleaseOutcome.RELEASED:
             # A day derived between the loss and the commit shows what was so before.

@@ -113,6 +113,7 @@ class Bench:
             apply_event=ApplyCalendarEvent(s.change, s.move, build_time_off(s)),
             reconcile=s.reconcile,
             heal=s.heal,
+            look_at_owed=s.heal.owed,
             forget_repairs=ForgetRepairs(s.gate_store, s.grid, s.settings.claim_ttl_ms),
             sync_calendars=self.sync(calendar),
             forget_keys=forgetting(s),

@@ -1,7 +1,7 @@
 """Paths of the service that only trouble takes. A full run in which one was never taken has tested too little.
 
-The comparison of the grid that finds a difference is not among them: what a fault leaves is noted and repaired before the
-comparison comes round. Its own tests plant differences (`tests/operations/test_rebuild.py`).
+The comparison of the grid that finds a difference is not among them: what a fault leaves is noted and repaired before
+the comparison comes round. Its own tests plant differences (`tests/operations/test_rebuild.py`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from service.app import Services, open_services
 from service.claims.breaker import Trip
 from service.config import Settings
 from service.embedded.redis import EmbeddedRedis
-from tests.servers import folder_of_its_own, free_port
+from tests.servers import eventually, folder_of_its_own, free_port
 
 
 @pytest.fixture
@@ -59,6 +59,16 @@ def stay_away(services: Services) -> None:
     """Make a process do without Redis from now on, as if nobody but it could not reach it."""
     services.keeping_gate.cancel()
     services.breaker.trip(Trip.FAULT)
+
+
+async def agreed(services: Services) -> None:
+    """Wait until what coaches are owed is looked at and right."""
+
+    async def looked_at() -> bool:
+        await services.heal.owed()
+        return not await services.gate_store.owed()
+
+    await eventually(looked_at, what="deficits looked at")
 
 
 @pytest.fixture

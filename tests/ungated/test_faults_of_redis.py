@@ -20,6 +20,7 @@ from service.operations.claiming import RateSeen
 from tests.invariants.looks import booked, cancelled, listed, overlaps
 from tests.operations import steps
 from tests.servers import eventually
+from tests.ungated.conftest import agreed
 from tests.wishes import caller, free_starts, wish
 
 
@@ -36,6 +37,7 @@ async def asked_again(services: Services) -> None:
 async def all_agrees(services: Services) -> bool:
     """Whether grid and deficits are what Postgres says, nothing waits and nothing is pending."""
     await services.heal()
+    await agreed(services)
     [found] = await services.rebuild.verify(lambda _: None)
     return found.holds and not await services.grid.pending() and not await services.gate_store.waiting()
 

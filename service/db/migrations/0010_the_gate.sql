@@ -29,6 +29,7 @@ CREATE TABLE grid_repairs (
     CONSTRAINT grid_repairs_first_before_last CHECK (first_day <= last_day)
 );
 CREATE INDEX grid_repairs_by_coach ON grid_repairs (org_id, coach_no);
+CREATE INDEX grid_repairs_waiting ON grid_repairs (org_id, coach_no) WHERE repaired_at IS NULL;
 COMMENT ON TABLE grid_repairs IS 'coach-days that were changed without the grid, from the change''s own transaction on';
 COMMENT ON COLUMN grid_repairs.owed IS 'the change was an appointment''s: what its coaches are owed changed too';
 COMMENT ON COLUMN grid_repairs.revision IS
