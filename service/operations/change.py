@@ -16,6 +16,7 @@ from service.claims.gate import Gate
 from service.claims.messages import Release
 from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
+from service.db.gate import CoachDays
 from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Status, Versions, become, check_version, confirm, render
 from service.domain.event import EventType
@@ -150,7 +151,11 @@ class ChangeAppointment:
                 return before
             after = step.make(before, self._clock.now())
             token = uuid.UUID(int=uuid_utils.uuid7().int) if step.status is Status.CANCELLED else None
-            noted = token is None or await self._note_release(before, token)
+            repairs: tuple[CoachDays, ...] = ()
+            if token is not None and not await self._note_release(before, token):
+                # Redis will not hear of it from us: whoever finds it back puts the coach-days right. Should the note
+                # be there after all, it must free nothing then: the event does not carry its token.
+                token, repairs = None, (coach_days_of(before),)
             if self._reach and token is not None:
                 await self._reach(Step.CHANGE_NOTED)
             change = Change(
@@ -162,8 +167,7 @@ class ChangeAppointment:
                 reason=step.reason,
                 data=render(after),
                 completion=None if step.complete is None else step.complete(after),
-                # Redis will not hear of it from us: whoever finds it back puts the coach-days right.
-                repairs=() if noted else (coach_days_of(before),),
+                repairs=repairs,
             )
             if await self._appointments.change(change) is ChangeOutcome.DONE:
                 if self._reach:
