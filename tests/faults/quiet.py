@@ -12,7 +12,7 @@ from service.domain.event import EventType, heard_by
 from tests.faults.machine import Machine
 
 _LOOK_S = 0.2
-UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL"
+UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL OR owed"
 _UNHEARD = """
 SELECT count(*) FROM events AS e
 JOIN unnest($1::text[], $2::text[]) AS h (type, destination) ON h.type = e.type

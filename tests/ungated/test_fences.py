@@ -1,0 +1,210 @@
+"""The parts that keep Redis from being believed too early, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from service.app import Services
+from service.claims.breaker import GateBreaker, Trip
+from service.claims.connection import PoolBusy, ServerChanged
+from service.claims.lateness import Lateness
+from service.claims.server import RedisServer
+from service.db.commit import CommitOutcome
+from service.errors import GateClosed, InvalidRequest, SlotUnavailable, Unavailable
+from service.operations.book import Booked
+from service.operations.book_ungated import Wish
+from service.operations.claiming import RateSeen
+from service.operations.time_off import Absence
+from service.operations.treat_appointments import Existing
+from service.processes import build_time_off
+from tests.invariants.looks import booked, cancelled
+from tests.operations import steps
+from tests.servers import eventually
+from tests.wishes import caller, free_starts, wish
+
+
+class Late(Lateness):
+    """A process that is late."""
+
+    @property
+    def is_late(self) -> bool:
+        """It is."""
+        return True
+
+
+@pytest.mark.parametrize(
+    ("problem", "why"),
+    [
+        (RedisTimeout("no answer"), Trip.FAULT),
+        (TimeoutError(), Trip.FAULT),
+        (ConnectionResetError(), Trip.FAULT),
+        (OutOfMemoryError("command not allowed"), Trip.REFUSED),
+        (ReadOnlyError("a replica"), Trip.REFUSED),
+        (ResponseError("MISCONF cannot persist"), Trip.REFUSED),
+        (ServerChanged("another"), Trip.SUSPECT),
+        (ResponseError("wrong number of arguments for 'get' command"), None),
+        (ResponseError("WRONGTYPE of a key"), None),
+        (PoolBusy("No connection available."), None),
+    ],
+)
+async def test_what_opens_the_breaker_and_what_does_not(problem: Exception, why: Trip | None) -> None:
+    heard: list[Trip | None] = []
+    breaker = GateBreaker(lambda _closed, trip: heard.append(trip))
+    breaker.close(1)
+    with pytest.raises(Unavailable), breaker.asking():
+        raise problem
+    assert breaker.closed is (why is None)
+    assert heard[1:] == ([] if why is None else [why])
+
+
+async def test_who_is_late_itself_does_not_blame_redis() -> None:
+    breaker = GateBreaker(timeout_s=0.01, lateness=Late())
+    breaker.close(1)
+    with pytest.raises(GateClosed), breaker.asking():
+        raise TimeoutError
+    assert breaker.closed
+
+    async def answer() -> int:
+        await asyncio.sleep(0.05)
+        return 7
+
+    assert await breaker.ask(answer()) == 7
+    breaker = GateBreaker(timeout_s=0.01)
+    breaker.close(1)
+    with pytest.raises(GateClosed):
+        await breaker.ask(answer())
+    assert not breaker.closed
+    with pytest.raises(GateClosed, match="not asked"):
+        await breaker.ask(answer())
+
+
+async def test_who_comes_late_with_cleaning_drops_nothing_of_the_next_epoch(services: Services, org: int) -> None:
+    server = RedisServer(services.looking_redis, services.shards)
+    seen = await server.look()
+    nonce = await server.begin_cleaning()
+    assert nonce is not None
+    assert await server.begin_cleaning() is None, "one at a time"
+    keys = services.shards.of(org)
+    # It stood still for so long that the lock ran out, and somebody else cleaned.
+    await services.looking_redis.delete(keys.lock("cleaning"))
+    other = await server.begin_cleaning()
+    assert other is not None
+    assert await server.clean(seen.run_id, 9, other)
+    await services.looking_redis.hset(keys.pending, "token", b"claimed since")  # type: ignore[misc]
+    assert not await server.clean(seen.run_id, 8, nonce)
+    assert await services.looking_redis.get(keys.epoch) == b"9"
+    assert await services.looking_redis.hlen(keys.pending) == 1  # type: ignore[misc]
+
+
+async def test_a_crowd_that_is_fenced_repairs_once(services: Services, org: int, sql: Any) -> None:
+    await services.keeper.fill(org)
+    await services.heal()
+    await sql.execute("UPDATE coaches SET max_daily_appointments = max_daily_appointments + 1 WHERE coach_no = 2")
+    with patch.object(services.keeper, "repair", wraps=services.keeper.repair) as repair:
+        found = await asyncio.gather(*(services.heal.coach(org, 2) for _ in range(20)))
+    assert sum(found) >= 1
+    assert repair.call_count == 1
+
+
+async def test_a_note_that_comes_late_frees_nobody_elses_time(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cancellation went on without it, and the time is somebody else's when Redis gets the note at last."""
+    start = (await free_starts(services, org))[40]
+    first = await booked(services, org, start, coach_id="coach-3")
+    note = services.gate.note_release
+
+    late: list[Any] = []
+
+    async def delayed(*arguments: Any) -> None:
+        late.append(arguments)
+        raise GateClosed("no answer")
+
+    monkeypatch.setattr(services.gate, "note_release", delayed)
+    await cancelled(services, first)
+    assert await services.heal() == 1
+    await booked(services, org, start, coach_id="coach-3", person=1)
+    await note(*late.pop())
+    assert len(await services.grid.pending()) == 1
+    await steps.expire_pending(services)
+    with patch.object(services.gate, "release", wraps=services.gate.release) as release:
+        assert await services.reconcile() == 1
+    assert release.call_count == 0, "it would have freed, for a moment, what is taken"
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+    with pytest.raises(SlotUnavailable):
+        await services.book(wish(start, coach_id="coach-3", person=2), caller(org), RateSeen())
+
+
+async def test_a_claim_of_an_epoch_that_is_over_is_fenced_and_made_again(services: Services, org: int) -> None:
+    start = (await free_starts(services, org))[40]
+    claimed = await steps.claim(services, org, wish(start, coach_id="coach-3"))
+    await steps.emptied(services)
+    assert (await steps.commit(services, claimed)).outcome is CommitOutcome.FENCED
+    again = await booked(services, org, start, coach_id="coach-3")
+    assert again.coach_id == "coach-3"
+    assert services.metrics.fenced_commits._value.get() == 0, "only what a request lost is counted"
+
+
+async def test_a_time_off_waits_for_who_has_read_the_hours_before(
+    services: Services, without: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process closes the period with Redis, while another is about to book into it without."""
+    start = (await free_starts(services, org))[40]
+    grids = without.book._ungated._grids
+    grid, read, go_on = grids.grid, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Any:
+        found = await grid(*arguments)
+        read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(grids, "grid", slowly)
+    booking = asyncio.ensure_future(without.book(wish(start, coach_id="coach-3"), caller(org), RateSeen()))
+    await asyncio.wait_for(read.wait(), 10)
+    hour = timedelta(hours=1)
+    wanted = Absence(start=start - hour, end=start + hour, reason=None, existing=Existing.KEEP, source="api")
+    try:
+        closing = asyncio.ensure_future(
+            build_time_off(services).close(org, "coach-3", wanted, actor="tests", correlation_id="corr-1")
+        )
+
+        async def written() -> bool:
+            return await sql.fetchval("SELECT count(*) FROM time_off") == 1
+
+        await eventually(written, what="the period")
+    finally:
+        go_on.set()
+    await booking
+    assert [one.outcome for one in (await closing).affected] == ["kept"]
+
+
+async def test_of_a_batch_decided_one_by_one_each_is_told_its_own_end(
+    without: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = await free_starts(without, org)
+    ungated = without.book._ungated
+    decide = ungated._decide
+
+    async def trouble(wishes: list[Wish], *, again: bool) -> Any:
+        if any(one.request.notes == "away" for one in wishes) and len(wishes) == 1:
+            raise Unavailable("Postgres refused for now")
+        return await decide(wishes, again=again)
+
+    monkeypatch.setattr(ungated, "_decide", trouble)
+    answers = await asyncio.gather(
+        *(
+            without.book(wish(starts[30 + number], person=number, notes=notes), caller(org), RateSeen())
+            for number, notes in enumerate(["fine", "not\0stored", "away", "fine"])
+        ),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in answers] == [Booked, InvalidRequest, Unavailable, Booked]
