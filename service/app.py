@@ -178,6 +178,7 @@ async def open_services(
             grid=grid,
             rosters=rosters,
             roster_store=roster_store,
+            clock=clock,
             metrics=metrics,
         )
         keep_gate = KeepGate(

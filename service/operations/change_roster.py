@@ -20,10 +20,9 @@ from service.errors import OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import GridKeeper
-from service.operations.rosters import Rosters, grid_days
+from service.operations.rosters import FURTHEST_DAYS, Rosters, grid_days
 
 AT_ONCE = 4
-FURTHEST_DAYS = 366 + 3
 
 _log = get_logger("operations.change_roster")
 

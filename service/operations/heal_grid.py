@@ -11,15 +11,17 @@ import asyncio
 
 from service.claims.breaker import GateBreaker, Trip
 from service.claims.grid import GridStore
+from service.clock import Clock
 from service.db.gate import GateStore, Repair
 from service.db.rosters import RosterStore
 from service.domain.calendar import Roster
+from service.domain.grid import day_of
 from service.errors import GateClosed
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
-from service.operations.rosters import Rosters
+from service.operations.rosters import FURTHEST_DAYS, Rosters
 
 _log = get_logger("operations.heal_grid")
 
@@ -37,6 +39,7 @@ class HealGrid:
         grid: GridStore,
         rosters: Rosters,
         roster_store: RosterStore,
+        clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._store = store
@@ -46,6 +49,7 @@ class HealGrid:
         self._grid = grid
         self._rosters = rosters
         self._roster_store = roster_store
+        self._clock = clock
         self._repairing: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._repaired = metrics.grid_repairs
         self._waiting = metrics.grid_repairs_waiting
@@ -94,7 +98,7 @@ class HealGrid:
     async def _repair(self, repair: Repair) -> None:
         epoch, org = self._breaker.epoch, repair.org
         await self._shown_roster(org)
-        days = sorted({day for first, last in repair.ranges for day in range(first, last + 1)})
+        days = sorted({day for first, last in repair.ranges for day in await self._days(first, last)})
         present, revision = await self._grid.days_to_repair(org, days)
         found = await self._keeper.repair(org, [repair.column], present)
         # Nobody may take a repair made in an epoch for one of the next: what it repaired is gone then.
@@ -103,6 +107,14 @@ class HealGrid:
         await self._store.repaired(repair, epoch, max(revision, found.revision))
         self._repaired.inc(len(repair.numbers))
         _log.info("grid repaired", org=org, column=repair.column, days=len(present), differences=found.total)
+
+    async def _days(self, first: int, last: int) -> range | set[int]:
+        """The days from `first` to `last` that the grid may have."""
+        if last - first <= FURTHEST_DAYS:
+            return range(first, last + 1)
+        # By two clocks: a day that is there and passed over would never be repaired.
+        clocks = (day_of(self._clock.now()), await self._grid.now_ms() // 86_400_000)
+        return {day for today in clocks for day in range(today - 3, today + FURTHEST_DAYS)}
 
     async def _shown_roster(self, org: int) -> Roster:
         """The roster as it is now, which is also the one beside the grid."""

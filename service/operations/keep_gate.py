@@ -66,7 +66,7 @@ class KeepGate:
             seen = await self._server.look()
             epoch, server = await self._store.epoch()
             if (seen.run_id, seen.epoch) != (server, epoch):
-                renewed = await self._renew(seen)
+                renewed = await self._renew(seen, first=server is None)
                 if renewed is None:
                     return False
                 epoch = renewed
@@ -82,7 +82,7 @@ class KeepGate:
             return False
         return self._breaker.closed
 
-    async def _renew(self, seen: Seen) -> int | None:
+    async def _renew(self, seen: Seen, *, first: bool) -> int | None:
         """Throw the grid away and begin an epoch with the server; None while another process does."""
         nonce = await self._server.begin_cleaning()
         if nonce is None:
@@ -90,7 +90,8 @@ class KeepGate:
         epoch = await self._store.renew(seen.run_id)
         if not await self._server.clean(seen.run_id, epoch, nonce):
             return None
-        _log.warning("grid thrown away", epoch=epoch, server=seen.run_id)
+        # The first epoch of an installation takes nothing from anybody.
+        (_log.info if first else _log.warning)("grid thrown away", epoch=epoch, server=seen.run_id)
         return epoch
 
     async def _catch_up(self) -> None:

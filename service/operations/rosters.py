@@ -19,6 +19,10 @@ from service.logs import get_logger
 _log = get_logger("operations.rosters")
 
 
+# No calendar can be booked further ahead, and the grid has two days more.
+FURTHEST_DAYS = 366 + 3
+
+
 def grid_days(roster: Roster, today: int) -> range:
     """The days the grid should hold: yesterday to two days past the horizon."""
     return range(today - 1, today + roster.horizon_days + 3)

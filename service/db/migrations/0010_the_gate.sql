@@ -64,7 +64,8 @@ END
 $$;
 
 -- Whatever changes when a coach can be booked is a change the grid must be told of; until then nobody books by what the
--- grid said before. A claim names the coach's local date, so a day more on each side covers every time zone.
+-- grid said before. A claim names the coach's local date, so a day more on each side covers every time zone. Hours and
+-- limits are of all days.
 CREATE FUNCTION note_closed_period() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO grid_repairs (org_id, coach_no, first_day, last_day)
@@ -77,7 +78,7 @@ $$;
 CREATE FUNCTION note_hours() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO grid_repairs (org_id, coach_no, first_day, last_day)
-    SELECT DISTINCT org_id, coach_no, current_date - 2, current_date + 400 FROM changed;
+    SELECT DISTINCT org_id, coach_no, date '1970-01-02', date '9990-01-01' FROM changed;
     RETURN NULL;
 END
 $$;
@@ -85,7 +86,7 @@ $$;
 CREATE FUNCTION note_coach() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO grid_repairs (org_id, coach_no, first_day, last_day)
-    SELECT a.org_id, a.coach_no, current_date - 2, current_date + 400
+    SELECT a.org_id, a.coach_no, date '1970-01-02', date '9990-01-01'
     FROM after AS a
     JOIN before AS b ON b.org_id = a.org_id AND b.coach_no = a.coach_no
     WHERE (a.max_daily_appointments, a.active, a.timezone) <> (b.max_daily_appointments, b.active, b.timezone);
