@@ -90,8 +90,10 @@ class KeepGate:
         epoch = await self._store.renew(seen.run_id)
         if not await self._server.clean(seen.run_id, epoch, nonce):
             return None
-        # The first epoch of an installation takes nothing from anybody.
-        (_log.info if first else _log.warning)("grid thrown away", epoch=epoch, server=seen.run_id)
+        if first:
+            _log.info("grid begun", epoch=epoch, server=seen.run_id)
+        else:
+            _log.warning("grid thrown away", epoch=epoch, server=seen.run_id)
         return epoch
 
     async def _catch_up(self) -> None:
