@@ -37,7 +37,6 @@ Reply = TypeVar("Reply")
 class Trip(StrEnum):
     """Why the breaker opened."""
 
-    START = "start"
     FAULT = "fault"
     REFUSED = "refused"
     SUSPECT = "suspect"

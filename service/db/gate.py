@@ -16,6 +16,7 @@ from typing import Any
 from service.db.connection import Database
 from service.db.statements import statement
 from service.domain.grid import day_start
+from service.errors import OutcomeUnknown, Unavailable
 
 ALONE_AT_ONCE = 2
 
@@ -41,7 +42,7 @@ class Repair:
 
 
 class GateStore:
-    """Reads and writes of it. Raises Unavailable or OutcomeUnknown."""
+    """Reads and writes of it. Raises Unavailable; only `renew` and `alone` also OutcomeUnknown."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -62,8 +63,11 @@ class GateStore:
 
     async def wait_for_commits(self) -> None:
         """Wait until what was being committed, claimed in Redis or decided without it, is there to be seen."""
-        async with self.alone():
-            pass
+        try:
+            async with self.alone():
+                pass
+        except OutcomeUnknown as problem:
+            raise _again(problem) from problem
 
     @asynccontextmanager
     async def alone(self) -> AsyncGenerator[Any]:
@@ -86,14 +90,17 @@ class GateStore:
 
     async def note(self, days: CoachDays) -> None:
         """Note coach-days that could not be repaired at once."""
-        async with self._database.transaction() as connection:
-            await note_repairs(connection, [days])
+        try:
+            async with self._database.transaction() as connection:
+                await note_repairs(connection, [days])
+        except OutcomeUnknown as problem:
+            raise _again(problem) from problem
 
     async def repaired(self, repair: Repair, epoch: int, revision: int) -> None:
         """Note that the grid shows them as of that revision of the roster."""
         firsts = [day_start(first).date() for first, _ in repair.ranges]
         lasts = [day_start(last).date() for _, last in repair.ranges]
-        await self._database.write(
+        await self._write(
             "repairs_made", repair.org, repair.column, list(repair.numbers), firsts, lasts, epoch, revision
         )
 
@@ -103,16 +110,27 @@ class GateStore:
 
     async def owed_looked_at(self, org: int, numbers: Sequence[int]) -> None:
         """Note that the deficits of the organization are right as of those repairs."""
-        await self._database.write("owed_looked_at", org, list(numbers))
+        await self._write("owed_looked_at", org, list(numbers))
 
     async def forget(self, older_s: float) -> None:
         """Remove repairs that were made so long ago that no claim of before is left."""
-        await self._database.write("forget_repairs", timedelta(seconds=older_s))
+        await self._write("forget_repairs", timedelta(seconds=older_s))
+
+    async def _write(self, name: str, *arguments: Any) -> None:
+        try:
+            await self._database.write(name, *arguments)
+        except OutcomeUnknown as problem:
+            raise _again(problem) from problem
 
     async def waiting(self) -> int:
         """How many repairs wait."""
         row = await self._database.first("count_repairs")
         return 0 if row is None else row["waiting"]
+
+
+def _again(problem: OutcomeUnknown) -> Unavailable:
+    """Whether it was done or not: doing it again does no harm, and that is all anybody has to know."""
+    return Unavailable(problem.message)
 
 
 async def note_repairs(connection: Any, repairs: Sequence[CoachDays]) -> None:

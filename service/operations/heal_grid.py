@@ -27,7 +27,7 @@ _log = get_logger("operations.heal_grid")
 
 
 class HealGrid:
-    """Repairs what is noted. Raises Unavailable or OutcomeUnknown; what was repaired by then is noted so."""
+    """Repairs what is noted. Raises Unavailable; what was repaired by then is noted so."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class HealGrid:
         self._rosters = rosters
         self._roster_store = roster_store
         self._clock = clock
-        self._repairing: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._repairing: dict[tuple[int, int], tuple[frozenset[int], asyncio.Task[None]]] = {}
         self._repaired = metrics.grid_repairs
         self._waiting = metrics.grid_repairs_waiting
 
@@ -87,12 +87,20 @@ class HealGrid:
         return len(repairs)
 
     async def _repair_once(self, repair: Repair) -> None:
-        """Repair a coach's days; who wants the same at once waits for the one who does it."""
+        """Repair a coach's days; who wants the same at once waits for the one who does it.
+
+        Whoever began before the last note was made does not repair that: it is waited for and followed by another.
+        """
         place = (repair.org, repair.column)
-        task = self._repairing.get(place)
-        if task is None:
-            task = self._repairing[place] = asyncio.ensure_future(self._repair(repair))
-            task.add_done_callback(lambda _: self._repairing.pop(place, None))
+        while (under_way := self._repairing.get(place)) is not None:
+            numbers, task = under_way
+            if numbers.issuperset(repair.numbers):
+                await asyncio.shield(task)
+                return
+            await asyncio.wait({task})
+        task = asyncio.ensure_future(self._repair(repair))
+        self._repairing[place] = (frozenset(repair.numbers), task)
+        task.add_done_callback(lambda _: self._repairing.pop(place, None))
         await asyncio.shield(task)
 
     async def _repair(self, repair: Repair) -> None:

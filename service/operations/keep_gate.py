@@ -78,6 +78,7 @@ class KeepGate:
             _log.info("redis not asked yet", error=problem.message)
             return False
         except Exception:
+            # Whatever it was: nobody else looks, so a process that stopped would do without Redis for ever.
             _log.exception("redis not looked at")
             return False
         return self._breaker.closed

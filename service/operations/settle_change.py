@@ -6,7 +6,9 @@ stays pending there, and the reconciler tells it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from itertools import islice
 
 from service.claims.gate import Gate
 from service.claims.messages import Release, Settlement
@@ -22,6 +24,7 @@ from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters
 
 MOST_LATE = 10_000
+TOLD_AT_ONCE = 128
 
 _log = get_logger("operations.settle_change")
 
@@ -114,8 +117,10 @@ class SettleChange:
     async def tell_late(self) -> None:
         """Tell Redis what it could not be told before. Raises Unavailable."""
         while self._late:
-            await self._gate.settle(self._late[0])
-            self._late.popleft()
+            some = list(islice(self._late, TOLD_AT_ONCE))
+            await asyncio.gather(*map(self._gate.settle, some))
+            for _ in some:
+                self._late.popleft()
 
 
 def placement_of(appointment: Appointment) -> Placement:

@@ -17,7 +17,8 @@ from service.claims.connection import PoolBusy, ServerChanged
 from service.claims.lateness import Lateness
 from service.claims.server import RedisServer
 from service.db.commit import CommitOutcome
-from service.errors import GateClosed, InvalidRequest, SlotUnavailable, Unavailable
+from service.db.gate import Repair
+from service.errors import GateClosed, InvalidRequest, OutcomeUnknown, SlotUnavailable, Unavailable
 from service.operations.book import Booked
 from service.operations.book_ungated import Wish
 from service.operations.claiming import RateSeen
@@ -208,3 +209,40 @@ async def test_of_a_batch_decided_one_by_one_each_is_told_its_own_end(
         return_exceptions=True,
     )
     assert [type(one) for one in answers] == [Booked, InvalidRequest, Unavailable, Booked]
+
+
+async def test_who_notes_a_change_during_a_repair_is_repaired_after_it(
+    services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await services.keeper.fill(org)
+    await services.heal()
+    more = "UPDATE coaches SET max_daily_appointments = max_daily_appointments + 1 WHERE coach_no = 2"
+    repair, began, go_on = services.keeper.repair, asyncio.Event(), asyncio.Event()
+
+    async def held(*arguments: Any) -> Any:
+        began.set()
+        await go_on.wait()
+        return await repair(*arguments)
+
+    monkeypatch.setattr(services.keeper, "repair", held)
+    await sql.execute(more)
+    first = asyncio.ensure_future(services.heal.coach(org, 2))
+    await asyncio.wait_for(began.wait(), 10)
+    await sql.execute(more)
+    second = asyncio.ensure_future(services.heal.coach(org, 2))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert await second == 1
+    assert await services.gate_store.waiting() == 0, "its own note, too, not only that of who began before"
+    await first
+
+
+async def test_a_repair_that_may_be_noted_is_not_an_unknown_outcome_of_anything(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any) -> None:
+        raise OutcomeUnknown("lost")
+
+    monkeypatch.setattr(services.database, "write", lost)
+    with pytest.raises(Unavailable):
+        await services.gate_store.repaired(Repair(1, 1, ((1, 1),), (1,)), 1, 1)
