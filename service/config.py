@@ -228,6 +228,13 @@ class Settings:
         "hours",
         "How long an idempotency key and its answer are kept.",
     )
+    worker_niceness: int = _setting(
+        "WORKER_NICENESS",
+        5,
+        _integer(0, 19),
+        "steps",
+        "By how much the worker gives way to the API on a machine that is busy, as nice(1) counts.",
+    )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",
         2_000,
