@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -35,10 +36,26 @@ class Goal:
 GOALS = (
     Goal("B1", "row", "bookings ÷ the same appointment row by pgbench", least=1.0, must=True),
     Goal("B1", "statement", "bookings ÷ our own statement with one row by pgbench", least=1.2, must=True),
+    Goal("B2", "ones", "bookings ÷ bookings in batches of one", least=3, must=True),
+    Goal("B3", "refusals", "409 on a full slot ÷ hello", least=0.5, must=True),
+    Goal("B4", "unchanged", "availability that has not changed ÷ hello", least=0.5),
+    Goal("B4", "full", "availability in full ÷ hello", least=0.3),
+    Goal("B4", "fresh", "bookings through one process that the next read through another shows", least=1.0),
+    Goal("B5", "busy", "availability under paced bookings ÷ without", ""),
+    Goal("B6", "wide", "7 days of the largest team by start", " ms", most=10, must=True),
+    Goal("B6", "growth", "the same ÷ of a team of 6", most=15, must=True),
+    Goal("B7", "six", "time in Redis of a claim, team of 6", " µs", most=25, must=True),
+    Goal("B7", "growth", "the same of the largest team ÷ of 6", most=6, must=True),
     Goal("B8", "scripts", "script calls a booking", most=0.15, must=True),
     Goal("B8", "commits", "Postgres commits a booking", most=0.08, must=True),
-    Goal("B8", "wal", "log bytes of Postgres a booking", " bytes"),
+    Goal("B8", "wal", "log of Postgres a booking", " bytes"),
     Goal("B8", "cpu", "processor time of API, Redis and Postgres a booking", " µs", most=150, must=True),
+    Goal("B9", "p99", "p99 at half of B1's rate ÷ pgbench's", most=3),
+    Goal("B10", "full", "bookings beside many appointments and coaches ÷ without", least=0.9, must=True),
+    Goal("B11", "sale", "one slot for everybody, time to answer all ÷ hello's"),
+    Goal("B12", "many", "bookings over many organizations ÷ over one", least=0.8, must=True),
+    Goal("B13", "process", "memory of an API process", " MB", most=100),
+    Goal("B13", "year", "Redis memory of a coach's year", " KB", most=64),
 )
 
 
@@ -73,6 +90,11 @@ class Notebook:
         for name, part in parts.items():
             found.parts.setdefault(name.replace("_", " "), []).append(part)
 
+    def part(self, figure: str, key: str, name: str) -> float | None:
+        """The median of a part, None when it was not measured."""
+        found = self.measured.get((figure, key))
+        return None if found is None else median(found.parts[name])
+
     def of(self, goal: Goal) -> Measured | None:
         """What was measured of a goal, None when nothing was."""
         return self.measured.get((goal.figure, goal.key))
@@ -95,3 +117,12 @@ def verdict(goal: Goal, measured: Measured | None) -> str:
         return "reached"
     share = measured.middle / goal.least if goal.least is not None else (goal.most or 0) / measured.middle
     return f"not reached: {share:.2f} of the goal"
+
+
+def failed(notebook: Notebook, figures: Collection[str]) -> list[Goal]:
+    """The goals of those figures that must be reached and were not."""
+    return [
+        goal
+        for goal in GOALS
+        if goal.must and goal.figure in figures and not ((found := notebook.of(goal)) and reached(goal, found))
+    ]

@@ -19,6 +19,7 @@ from service.db.statements import statement
 
 CLIENTS = 64
 WARMING_EACH = 40
+_LOGGED_US = 2  # of a line of its log; with a rate it counts from the scheduled start
 _TPS = re.compile(r"^tps = ([\d.]+)", re.MULTILINE)
 _DONE = re.compile(r"^number of transactions actually processed: (\d+)", re.MULTILINE)
 _PARAMETER = re.compile(r"\$(\d+)")
@@ -56,14 +57,27 @@ class Baseline:
         self._url = database_url
         self.scripts = {"row": _DRAW + _row_script(row), "statement": _DRAW + _statement_script(row, event, epoch)}
 
-    async def run(self, script: str, crowd: Crowd, seconds: float, rate: float | None = None) -> Inserted:
-        """Insert into the crowd's only organization for so many seconds, which must be empty.
+    async def run(self, script: str, crowd: Crowd, seconds: float, each: int | None = None) -> Inserted:
+        """Insert into the crowd's only organization, which must be empty, for so many seconds or `each` a client.
 
-        With `rate` so many are begun a second. Raises RuntimeError when a client failed.
+        Raises RuntimeError when a client failed.
         """
-        await self._run(script, crowd, ["-t", str(WARMING_EACH)], base=0)
-        limits = ["-T", f"{seconds:.0f}", *(["--rate", f"{rate:.0f}"] if rate else [])]
-        return await self._run(script, crowd, limits, base=(WARMING_EACH + 1) * CLIENTS)
+        warming = WARMING_EACH if each is None else 1
+        await self._run(script, crowd, ["-t", str(warming)], base=0)
+        limits = ["-T", f"{seconds:.0f}"] if each is None else ["-t", str(each)]
+        return await self._run(script, crowd, limits, base=(warming + 1) * CLIENTS)
+
+    async def latencies(self, script: str, crowd: Crowd, seconds: float, rate: float) -> list[float]:
+        """Seconds that each of `rate` transactions a second took from its intended start.
+
+        Raises RuntimeError when a client failed.
+        """
+        await self._run(script, crowd, ["-t", "1"], base=0)
+        with tempfile.TemporaryDirectory() as folder:
+            limits = ["-T", f"{seconds:.0f}", "--rate", f"{rate:.0f}", "-l", "--log-prefix", f"{folder}/log"]
+            await self._run(script, crowd, limits, base=2 * CLIENTS)
+            lines = [line for file in Path(folder).glob("log.*") for line in file.read_text().splitlines()]
+        return [int(line.split()[_LOGGED_US]) / 1e6 for line in lines]
 
     async def _run(self, script: str, crowd: Crowd, limits: list[str], base: int) -> Inserted:
         given = {
@@ -125,8 +139,8 @@ def _row_script(row: Any) -> str:
         " created_at, updated_at)"
         f" VALUES (:org, {_ID}, {row['calendar_no']}, :coach, {_CONTACT}, {_text(row['contact_name'])}, {_BEGINS},"
         f" {_ENDS}, tstzrange({_BEGINS}, {_ENDS}), {_DAY}, {_text(row['timezone'])}, {_text(row['strategy'])},"
-        f" {row['considered']}, {_text(row['notes'])}, {_text(row['metadata'])}::json, {_KEY}, {_bytes(row['fingerprint'])},"
-        " now(), now());\n"
+        f" {row['considered']}, {_text(row['notes'])}, {_text(row['metadata'])}::json, {_KEY},"  # noqa: S608 - of our own row
+        f" {_bytes(row['fingerprint'])}, now(), now());\n"
     )
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -35,6 +35,7 @@ READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 12.0
 _LOOK_S = 0.05
 _READY = b"HTTP/1.1 200"
+_BOOKING = ("-m", "service.cli")
 
 
 class Place:
@@ -79,30 +80,38 @@ class Place:
             await _drive(server.starting(READY_WITHIN_S))
         ports = {name: free_port() for name in ("CALENDAR_PORT", "CRM_PORT", "AUTH_PORT")}
         self._up = await stack.enter_async_context(
-            self._running("up", "up.log", self.port, WORKERS=self._workers, **ports)
+            self._running((*_BOOKING, "up"), "up.log", self.port, WORKERS=self._workers, **ports)
         )
 
     @asynccontextmanager
     async def serving(self, port: int, *, workers: int = 2, **knobs: object) -> AsyncGenerator[tuple[int, ...]]:
         """More API processes on the same servers, with settings of their own; their process numbers."""
         name = f"serve-{port}.log"
-        async with self._running("serve", name, port, WORKERS=workers, **knobs) as process:
+        async with self._running((*_BOOKING, "serve"), name, port, WORKERS=workers, **knobs) as process:
             yield tuple(children_of(process.pid))
 
     @asynccontextmanager
-    async def _running(self, word: str, log: str, port: int, **knobs: object) -> AsyncGenerator[OwnedProcess]:
-        """A `booking` command that serves the API on a port, ready; ended with the block."""
-        words = [sys.executable, "-m", "service.cli", word]
+    async def hello(self, port: int, *, processes: int = 2) -> AsyncGenerator[None]:
+        """Bare Sanic on a port, with as many processes as the API has."""
+        words = ("-m", "loadtest.bench.hello", "--port", str(port), "--processes", str(processes))
+        async with self._running(words, "hello.log", port, path="/"):
+            yield
+
+    @asynccontextmanager
+    async def _running(
+        self, words: Sequence[str], log: str, port: int, *, path: str = "/readyz", **knobs: object
+    ) -> AsyncGenerator[OwnedProcess]:
+        """A program that listens on a port, once `path` answers 200 there; ended with the block."""
         with (self.folder / log).open("ab") as out:
             process = OwnedProcess(
-                words,
+                [sys.executable, *words],
                 death_signal=signal.SIGTERM,
                 env=self.environment(PORT=port, **knobs),
                 output=out.fileno(),
                 cwd=self.folder,
             )
         try:
-            await _ready(process, port, self.folder / log)
+            await _ready(process, port, path, self.folder / log)
             yield process
         finally:
             await _drive(process.stopping(((signal.SIGTERM, STOPPED_WITHIN_S),)))
@@ -182,28 +191,32 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-async def _ready(process: OwnedProcess, port: int, log: Path) -> None:
+async def _ready(process: OwnedProcess, port: int, path: str, log: Path) -> None:
     deadline = asyncio.get_running_loop().time() + READY_WITHIN_S
-    while not await _answers(port):
+    while not await _answers(port, path):
         late = asyncio.get_running_loop().time() > deadline
         if late or not process.alive():
             what = f"was not ready within {READY_WITHIN_S:.0f} s" if late else "ended"
-            raise RuntimeError(f"the service {what}:\n{log.read_text(errors='replace')[-2000:]}")
+            raise RuntimeError(f"the service {what}:\n{_last_words(log)}")
         await asyncio.sleep(_LOOK_S)
 
 
-async def _answers(port: int) -> bool:
-    """Whether the API says that it can book."""
+async def _answers(port: int, path: str) -> bool:
+    """Whether a path answers 200; the API's does when it can book."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return False
     with contextlib.closing(writer):
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
         try:
             return (await asyncio.wait_for(reader.read(64), 2.0)).startswith(_READY)
-        except (OSError, asyncio.TimeoutError):
+        except (TimeoutError, OSError):
             return False
+
+
+def _last_words(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]
 
 
 async def _stop(server: EmbeddedPostgres | EmbeddedRedis) -> None:

@@ -56,18 +56,30 @@ def first_midnight() -> datetime:
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
-async def make_crowd(sql: Any, prefix: str, *, organizations: int = 1, coaches: int = COACHES) -> Crowd:
-    """Make `organizations` organizations named `prefix000` on, of `coaches` coaches each."""
-    orgs: list[int] = []
+async def make_crowd(
+    sql: Any, prefix: str, *, organizations: int = 1, coaches: int = COACHES, days_ahead: int = DAYS + 3
+) -> Crowd:
+    """Make `organizations` organizations named `prefix000` on, of `coaches` coaches each, bookable so far ahead."""
     async with sql.transaction():
-        for number in range(organizations):
-            orgs.append(await _organization(sql, f"{prefix}{number:03d}", coaches))
+        orgs = [await _organization(sql, f"{prefix}{n:03d}", coaches, days_ahead) for n in range(organizations)]
         await sql.execute("DELETE FROM grid_repairs WHERE org_id = ANY($1::integer[])", orgs)
     await sql.execute("ANALYZE organizations, coaches, weekly_windows, calendars, calendar_coaches, api_keys")
     return Crowd(prefix, tuple(orgs), coaches)
 
 
-async def _organization(sql: Any, name: str, coaches: int) -> int:
+async def add_key(sql: Any, organization: str) -> str:
+    """A key of an organization, counted and never refused."""
+    key = key_of(organization)
+    await sql.execute(
+        "INSERT INTO api_keys (org_id, key_id, key_hash, name, scopes, rate_limit)"
+        " SELECT org_id, $2, $3, 'bench', ARRAY['read', 'write', 'admin'], $4 FROM organizations WHERE name = $1"
+        " ON CONFLICT DO NOTHING",
+        *(organization, uuid.uuid4(), hash_of(key), RATE_LIMIT),
+    )
+    return key
+
+
+async def _organization(sql: Any, name: str, coaches: int, days_ahead: int) -> int:
     org = await sql.fetchval("INSERT INTO organizations (name) VALUES ($1) RETURNING org_id", name)
     await sql.execute(
         "INSERT INTO coaches (org_id, coach_no, coach_id, name, email, timezone, score, max_daily_appointments)"
@@ -83,16 +95,12 @@ async def _organization(sql: Any, name: str, coaches: int) -> int:
     await sql.execute(
         "INSERT INTO calendars (org_id, calendar_no, calendar_id, name, slot_duration, slot_interval,"
         " min_notice_minutes, max_days_ahead) VALUES ($1, 1, $2, 'All coaches', $3, $3, 0, $4)",
-        *(org, CALENDAR, DURATION_MIN, DAYS + 3),
+        *(org, CALENDAR, DURATION_MIN, days_ahead),
     )
     await sql.execute(
         "INSERT INTO calendar_coaches (org_id, calendar_no, coach_no)"
         " SELECT $1, 1, n FROM generate_series(0, $2 - 1) AS n",
         *(org, coaches),
     )
-    await sql.execute(
-        "INSERT INTO api_keys (org_id, key_id, key_hash, name, scopes, rate_limit)"
-        " VALUES ($1, $2, $3, 'bench', ARRAY['read', 'write', 'admin'], $4)",
-        *(org, uuid.uuid4(), hash_of(key_of(name)), RATE_LIMIT),
-    )
+    await add_key(sql, name)
     return org

@@ -53,8 +53,7 @@ class Reading:
 
 async def read(pids: Pids, sql: Any, redis: Any) -> Reading:
     """All counters now. `commits` are all of Postgres' transactions, `writes` those that wrote something."""
-    stats: dict[str, dict[str, float]] = await redis.info("commandstats")
-    scripts = [stats[name] for name in _SCRIPTS if name in stats]
+    script_calls, script_us = await script_time(redis)
     row = await sql.fetchrow(
         "SELECT xact_commit AS commits, pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS writes,"
         " (pg_current_wal_insert_lsn() - '0/0')::bigint AS wal FROM pg_stat_database"
@@ -69,12 +68,19 @@ async def read(pids: Pids, sql: Any, redis: Any) -> Reading:
             "mocks": sum(_own_us(pid) for pid in pids.mocks),
             "load": _ended_us(),
         },
-        script_calls=sum(int(one["calls"]) for one in scripts),
-        script_us=sum(one["usec"] for one in scripts),
+        script_calls=script_calls,
+        script_us=script_us,
         commits=row["commits"],
         writes=row["writes"],
         wal_bytes=row["wal"],
     )
+
+
+async def script_time(redis: Any) -> tuple[int, float]:
+    """(calls of scripts so far, microseconds Redis spent in them)."""
+    stats: dict[str, dict[str, float]] = await redis.info("commandstats")
+    scripts = [stats[name] for name in _SCRIPTS if name in stats]
+    return sum(int(one["calls"]) for one in scripts), sum(one["usec"] for one in scripts)
 
 
 def children_of(parent: int) -> dict[int, str]:
