@@ -214,6 +214,13 @@ class Settings:
         "milliseconds",
         "How long a claim may wait for its commit before the reconciler settles or releases it.",
     )
+    batch_most: int = _setting(
+        "BATCH_MOST",
+        128,
+        _integer(1, 1_024),
+        "requests",
+        "How many waiting requests share a script call or a commit; 1 is for comparing what sharing buys.",
+    )
     redis_timeout_ms: int = _setting(
         "REDIS_TIMEOUT_MS",
         250,
