@@ -48,6 +48,9 @@ def _complaint(text: str) -> tuple[str, str]:
     return path or "body", message[:1].lower() + message[1:]
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def refuse_nul(value: Any, field: str = "") -> None:
     """Raise InvalidRequest for text Postgres cannot hold: a NUL character or half a surrogate pair, anywhere in it."""
     left: list[tuple[Any, str]] = [(value, field)]
@@ -56,7 +59,7 @@ def refuse_nul(value: Any, field: str = "") -> None:
         if isinstance(inner, str):
             if "\0" in inner:
                 raise InvalidRequest([(name or "body", "must not contain a NUL character")])
-            if any("\ud800" <= character <= "\udfff" for character in inner):
+            if not inner.isascii() and _HALF.search(inner):
                 raise InvalidRequest([(name or "body", "must not contain half a surrogate pair")])
         elif isinstance(inner, dict):
             for key, item in cast("dict[str, Any]", inner).items():

@@ -74,8 +74,8 @@ def show_time(instant: datetime | None, zone: ZoneInfo | None) -> str | None:
     if instant is None:
         return None
     if zone is None:
-        return instant.astimezone(UTC).isoformat(timespec="auto").replace("+00:00", "Z")
-    return instant.astimezone(zone).isoformat(timespec="auto")
+        return instant.astimezone(UTC).isoformat()[: -len("+00:00")] + "Z"
+    return instant.astimezone(zone).isoformat()
 
 
 def render(appointment: Appointment) -> bytes:

@@ -104,12 +104,10 @@ def zones_at(roster: Roster, columns: tuple[int, ...], start: datetime, interval
 
     Raises InvalidRequest when none has.
     """
-    off_grid = InvalidRequest([("start_time", f"is not on the calendar's grid of {interval} minutes")])
-    if start.second or start.microsecond or start.minute % CELL_MINUTES:
-        raise off_grid
-    groups = aligned_groups(roster.zone_groups(columns), start, interval)
-    if not groups and columns:
-        raise off_grid
+    on_grid = not (start.second or start.microsecond or start.minute % CELL_MINUTES)
+    groups = aligned_groups(roster.zone_groups(columns), start, interval) if on_grid else ()
+    if not on_grid or (columns and not groups):
+        raise InvalidRequest([("start_time", f"is not on the calendar's grid of {interval} minutes")])
     # One zone in the whole roster needs no mask in the script.
     one_zone = len(roster.zones) == 1
     return tuple((None if one_zone else group.number, day) for group, day in groups)
