@@ -56,10 +56,12 @@ local UNITS = 1000000
 local ENOUGH = 32
 local BITS = {}
 for k = 0, 31 do BITS[k] = lshift(1, 31 - k) end
-local WORD_OF_SCORES, WORD_OF_DEFICITS = '>' .. string.rep('I4', 32), '>' .. string.rep('i4', 32)
+-- How the integers of a word of columns are packed, and in how many bytes.
+local SCORES, DEFICITS, LIMITS = { 'I4', 128 }, { 'i4', 128 }, { 'I2', 64 }
+for _, form in ipairs({ SCORES, DEFICITS, LIMITS }) do form[1] = '>' .. string.rep(form[1], 32) end
 
 -- What every item of the batch asks for is read once, and what every item changes is written once, by `write_back`.
-local rosters, rates, scores_read, deficits_read = {}, {}, {}, {}
+local rosters, rates, scores_read, deficits_read, limits_read = {}, {}, {}, {}, {}
 
 local function roster_of(key)
   local seen = rosters[key]
@@ -220,7 +222,7 @@ local function from_hex(text)
 end
 
 -- The 32 integers of a word of columns.
-local function word_of(words, key, w, format)
+local function word_of(words, key, w, form)
   local of_key = words[key]
   if not of_key then
     of_key = {}
@@ -228,8 +230,9 @@ local function word_of(words, key, w, format)
   end
   local word = of_key[w]
   if not word then
-    local bytes = call('GETRANGE', key, w * 128, w * 128 + 127)
-    word = { unpack_bytes(format, bytes .. string.rep('\0', 128 - #bytes)) }
+    local size = form[2]
+    local bytes = call('GETRANGE', key, w * size, w * size + size - 1)
+    word = { unpack_bytes(form[1], bytes .. string.rep('\0', size - #bytes)) }
     of_key[w] = word
   end
   return word
@@ -242,8 +245,8 @@ local function weigh(claim, found)
     local k = column % 32 + 1
     if (column - k + 1) / 32 ~= w then
       w = (column - k + 1) / 32
-      of_word = word_of(scores_read, KEYS[claim[12]], w, WORD_OF_SCORES)
-      owed_in_word = word_of(deficits_read, KEYS[claim[14]], w, WORD_OF_DEFICITS)
+      of_word = word_of(scores_read, KEYS[claim[12]], w, SCORES)
+      owed_in_word = word_of(deficits_read, KEYS[claim[14]], w, DEFICITS)
     end
     scores[i], deficits[i] = of_word[k], owed_in_word[k]
   end
@@ -315,7 +318,7 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
   end
   if not (kept and date[4] == own[5]) then
     local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, 1)[1]
-    local limit = call('BITFIELD', KEYS[claim[13]], 'GET', 'u16', '#' .. column)[1]
+    local limit = word_of(limits_read, KEYS[claim[13]], floor(column / 32), LIMITS)[column % 32 + 1]
     if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
   end
   if claim[9] == 'balanced' and not kept then
@@ -381,7 +384,7 @@ local function write_back()
   end
   for key, words in pairs(deficits_read) do
     for w, word in pairs(words) do
-      if word.changed then call('SETRANGE', key, w * 128, pack_bytes(WORD_OF_DEFICITS, unpack(word, 1, 32))) end
+      if word.changed then call('SETRANGE', key, w * 128, pack_bytes(DEFICITS[1], unpack(word, 1, 32))) end
     end
   end
 end
