@@ -1,0 +1,1 @@
+"""Load on a running installation: `load` is for people who ask whether it holds, with Locust."""
