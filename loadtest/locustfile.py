@@ -29,3 +29,4 @@ def prepare(environment: Environment, **_: Any) -> None:
     environment.events.test_start.add_listener(runs.begin)
     environment.events.spawning_complete.add_listener(runs.open_doors)
     environment.events.quitting.add_listener(runs.end)
+    environment.events.quit.add_listener(runs.tell)

@@ -12,7 +12,7 @@ from locust.env import Environment
 
 from loadtest.load.api import Api
 from loadtest.load.ledger import Ledger
-from loadtest.load.thresholds import JOURNEY, Measured, Measures, judge_run, limits_from, table
+from loadtest.load.thresholds import JOURNEY, Findings, Measured, Measures, judge_run, limits_from, table
 from loadtest.load.world import World, first_starts, read_world, run_name
 
 LEDGER, VERDICT = "ledger.json", "verdict.json"
@@ -38,6 +38,7 @@ class Runs:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self.now: Run | None = None
+        self._findings: Findings | None = None
 
     @property
     def current(self) -> Run:
@@ -65,7 +66,7 @@ class Runs:
             self.now.doors.set()
 
     def end(self, environment: Environment, **_: Any) -> None:
-        """Judge what was measured, print it, keep it beside the ledger, and set the exit code."""
+        """Judge what was measured, keep that beside the ledger, and set the exit code."""
         if self.now is None:
             environment.process_exit_code = environment.process_exit_code or 2
             return
@@ -79,7 +80,7 @@ class Runs:
             if options.most_unavailable is None
             else options.most_unavailable,
         )
-        print("\n".join(["", *table(findings)]))
+        self._findings = findings
         out = Path(options.out)
         out.mkdir(parents=True, exist_ok=True)
         verdict = {
@@ -92,6 +93,11 @@ class Runs:
         (out / VERDICT).write_text(json.dumps(verdict, indent=1))
         self.now.ledger.write(out / LEDGER)
         environment.process_exit_code = 0 if findings.holds else 1
+
+    def tell(self, **_: Any) -> None:
+        """Print the judgement, after what Locust prints."""
+        if self._findings is not None:
+            print("\n".join(["", *table(self._findings)]))
 
     def _measures(self) -> Measures:
         stats = self._environment.stats

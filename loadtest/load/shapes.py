@@ -25,9 +25,9 @@ class Shape(LoadTestShape):
     most_unavailable: ClassVar[float] = 0.01
     few_starts: ClassVar[int] = 0
 
-    def users_at(self, part: float) -> float:
-        """The part of the most users that there is after a part of the time."""
-        raise NotImplementedError
+    def users_at(self, part: float) -> float:  # noqa: ARG002  some come all at once
+        """The part of the most users that there is after a part of the time: all at once, unless a shape says more."""
+        return 1.0
 
     def tick(self) -> None:
         """Only the chosen one is asked, through ChosenShape."""
@@ -40,10 +40,6 @@ class Smoke(Shape):
     users = 11
     seconds = 20
     slower = 3.0
-
-    def users_at(self, part: float) -> float:
-        """All, at once."""
-        return 1.0
 
 
 class Steady(Shape):
@@ -87,10 +83,6 @@ class OnSale(Shape):
     slower = 6.0
     most_unavailable = 0.2
     few_starts = 20
-
-    def users_at(self, part: float) -> float:
-        """All, at once."""
-        return 1.0
 
 
 class Soak(Shape):

@@ -129,10 +129,9 @@ def table(findings: Findings) -> list[str]:
     lines = [f"{'request':{width}}  {'count':>7} {'failed':>6} {'p50':>6} {'p95':>13} {'p99':>13} {'max':>7}  ms"]
     for row in findings.rows:
         one, limit = row.measured, row.limit
-        lines.append(
-            f"{one.name:{width}}  {one.count:7} {one.failures:6} {one.p50_ms:6.0f} {one.p95_ms:6.0f}/{limit.p95_ms:<6.0f} "
-            f"{one.p99_ms:6.0f}/{limit.p99_ms:<6.0f} {one.most_ms:7.0f}  {', '.join(row.wrong) or 'holds'}"
-        )
+        p95, p99 = f"{one.p95_ms:6.0f}/{limit.p95_ms:<6.0f}", f"{one.p99_ms:6.0f}/{limit.p99_ms:<6.0f}"
+        figures = f"{one.count:7} {one.failures:6} {one.p50_ms:6.0f} {p95} {p99} {one.most_ms:7.0f}"
+        lines.append(f"{one.name:{width}}  {figures}  {', '.join(row.wrong) or 'holds'}")
     lines += [f"WRONG: {what}" for what in findings.wrong]
     lines.append("the thresholds hold" if findings.holds else "the thresholds are passed")
     return lines

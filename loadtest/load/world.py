@@ -62,7 +62,7 @@ def _calendar(row: dict[str, Any]) -> Calendar:
 
 
 def furnish(api: Api) -> None:
-    """Make the coaches and calendars of an empty organization; needs a key with the scope `admin`. Raises Unanswered."""
+    """Make the coaches and calendars of an empty organization; needs an `admin` key. Raises Unanswered."""
     every_day = {day: [{"start": "00:00", "end": "24:00"}] for day in WEEKDAYS}
     coach_ids = [f"load-coach-{number:02}" for number in range(1, COACHES + 1)]
     for number, coach_id in enumerate(coach_ids):
