@@ -34,6 +34,7 @@ NO_RUN = 2
 @click.option("--key", envvar="KEY", help="An API key without a limit; without it one is made, where that is possible.")
 @click.option("--users", envvar="USERS", type=click.IntRange(1, 5_000), help="The most users; default the shape's.")
 @click.option("--seconds", type=click.IntRange(1, 86_400), help="How long; default the shape's.")
+@click.option("--pace", envvar="PACE", type=click.FloatRange(0.01), default=1.0, help="Seconds between journeys.")
 @click.option("--limits", envvar="LIMITS", default="", help="name=p95/p99 in ms, with commas between; * is the rest.")
 @click.option("--drain", default=DRAIN_S, show_default=True, help="How many seconds deliveries may take afterwards.")
 @click.option("--report", type=click.Path(path_type=Path), default=Path(".data/load"), show_default=True)
@@ -44,6 +45,7 @@ def main(
     key: str | None,
     users: int | None,
     seconds: int | None,
+    pace: float,
     limits: str,
     drain: float,
     report: Path,
@@ -54,7 +56,7 @@ def main(
     for old in ("ledger.json", "verdict.json", "verify.json"):
         (out / old).unlink(missing_ok=True)
     words = ["--shape", shape, "--limits", limits, "--out", str(out)]
-    words += ["--peak-users", str(users or 0), "--seconds", str(seconds or 0)]
+    words += ["--pace", str(pace), "--peak-users", str(users or 0), "--seconds", str(seconds or 0)]
     signal.signal(signal.SIGTERM, _end)
     try:
         with target(host or None, key or None) as found:

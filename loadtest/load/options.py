@@ -13,6 +13,7 @@ def add_options(parser: Any, **_: Any) -> None:
     add("--shape", env_var="SHAPE", choices=sorted(SHAPES), default=Steady.name, help="which shape")
     add("--peak-users", env_var="USERS", type=int, default=0, help="the most users; 0: the shape's")
     add("--seconds", env_var="SECONDS", type=int, default=0, help="how long; 0: as long as the shape's")
+    add("--pace", env_var="PACE", type=float, default=1.0, help="each user's journeys are due so many seconds apart")
     add(
         "--limits",
         env_var="LIMITS",

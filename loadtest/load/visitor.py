@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 from locust import FastHttpUser, task
 from locust.contrib.fasthttp import FastHttpSession
+from locust.user.task import LOCUST_STATE_STOPPING
 
 from loadtest.load.ledger import Entry, State
 from loadtest.load.outcomes import Answer, Broken, Judged, Kind, Refused, judge
@@ -27,22 +28,23 @@ Check = Callable[[Answer], None]
 WRITE_TRIES = 6
 # When nothing says how long to wait before asking again.
 PAUSE_S = 0.2
+SLICE_S = 0.1
 
 
 class Visitor(FastHttpUser):
-    """A user with a key. `kind` names it in the report; `pace_s` is how often its journeys are due."""
+    """A user with a key. `kind` names it in the report."""
 
     abstract = True
     network_timeout = 15.0
     connection_timeout = 10.0
     kind = ""
-    pace_s = 1.0
 
     def on_start(self) -> None:
         """Wait for the doors; then begin at a moment of one's own, but all at once where the doors were shut."""
         self.chance = random.Random()
         runs: Runs = self.environment.booking_runs  # type: ignore[attr-defined]  # set in the locustfile
         self.run_of: Run = runs.current
+        self.pace_s: float = self.environment.parsed_options.pace
         self.headers = {"X-API-Key": self.environment.parsed_options.key}
         shut = not self.run_of.doors.is_set()
         self.run_of.doors.wait()
@@ -162,8 +164,18 @@ class Visitor(FastHttpUser):
                 return answer
             elif not in_doubt:
                 raise Refused(patience)
-            gevent.sleep(patience)
+            if not self._rest(patience):
+                break
         return None
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait as the service asked; False when the load ends before."""
+        until = time.perf_counter() + seconds
+        while (left := until - time.perf_counter()) > 0:
+            if self._state == LOCUST_STATE_STOPPING:
+                return False
+            gevent.sleep(min(left, SLICE_S))
+        return True
 
     def new_entry(self, calendar_id: str, start_time: str) -> tuple[str, Entry]:
         """A booking to be asked for: its idempotency key and its line in the ledger."""
