@@ -98,7 +98,8 @@ def _run_locust(found: Target, words: list[str]) -> int:
 def _verify(found: Target, out: Path, drain_s: float) -> int:
     """Look whether what was told is so; 1 when it is not."""
     try:
-        checked = verify(Api(found.url, found.key), Ledger.read(out / "ledger.json"), drain_s=drain_s)
+        with Api(found.url, found.key) as api:
+            checked = verify(api, Ledger.read(out / "ledger.json"), drain_s=drain_s)
     except (Unanswered, OSError) as problem:
         click.echo(f"verify: could not look: {problem}", err=True)
         return 1

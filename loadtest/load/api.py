@@ -6,7 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 TIMEOUT_S = 20.0
@@ -27,7 +27,7 @@ class Unanswered(Exception):
 
 
 class Api:
-    """One API with one key; `None` sends none."""
+    """One API with one key, `None` sends none; a context manager that hangs up in the end."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self._parts = urlsplit(url)
@@ -35,6 +35,12 @@ class Api:
             raise ValueError(f"HOST: {url!r} is not an http URL")
         self._headers = {"Content-Type": "application/json"} | ({"X-API-Key": key} if key else {})
         self._connection: http.client.HTTPConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def ask(self, method: str, path: str, body: Any = None, *, expected: int = 200) -> Any:
         """The body of the answer. What is refused with a Retry-After is asked again, some times. Raises Unanswered."""

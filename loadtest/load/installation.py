@@ -75,9 +75,8 @@ def target(host: str | None, key: str | None) -> Iterator[Target]:
 def answers(url: str) -> bool:
     """Whether a booking service is alive there. Raises NoTarget for something else, or no URL."""
     try:
-        api = Api(url)
-        status, _, raw = api.once("GET", "/livez")
-        api.close()
+        with Api(url) as api:
+            status, _, raw = api.once("GET", "/livez")
     except ValueError as problem:
         raise NoTarget(str(problem)) from None
     except Unanswered:
@@ -95,7 +94,8 @@ def new_key(url: str, commands: Mapping[str, str]) -> str:
         raise NoTarget(f"an organization for the load could not be made: {ended.stderr.strip()}")
     key = ended.stdout.split()[-1]
     try:
-        furnish(Api(url, key))
+        with Api(url, key) as api:
+            furnish(api)
     except Unanswered as problem:
         raise NoTarget(f"coaches and calendars for the load could not be made at {url}: {problem}") from None
     return key
@@ -152,8 +152,8 @@ def _started() -> Iterator[tuple[str, dict[str, str]]]:
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _READY_WITHIN_S
     while True:
-        with suppress(Unanswered):
-            if Api(url).once("GET", "/readyz")[0] == 200:
+        with suppress(Unanswered), Api(url) as api:
+            if api.once("GET", "/readyz")[0] == 200:
                 return
         if process.poll() is not None or time.monotonic() > deadline:
             said = log.read_text(errors="replace")[-1_500:]

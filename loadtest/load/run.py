@@ -48,12 +48,12 @@ class Runs:
 
     def begin(self, environment: Environment, **_: Any) -> None:
         """Look at what there is to book. A run that cannot begin ends with code 2."""
-        options = environment.parsed_options
+        options: Any = environment.parsed_options
         shape: Any = environment.shape_class
         try:
-            api = Api(str(environment.host), options.key)
-            world = read_world(api)
-            few = first_starts(api, world.few, shape.chosen.few_starts) if shape.chosen.few_starts else []
+            with Api(str(environment.host), options.key) as api:
+                world = read_world(api)
+                few = first_starts(api, world.few, shape.chosen.few_starts) if shape.chosen.few_starts else []
         except Exception as problem:
             environment.process_exit_code = 2
             print(f"the load cannot begin: {problem}")
@@ -70,7 +70,7 @@ class Runs:
         if self.now is None:
             environment.process_exit_code = environment.process_exit_code or 2
             return
-        options = environment.parsed_options
+        options: Any = environment.parsed_options
         shape: Any = environment.shape_class
         findings = judge_run(
             self._measures(),

@@ -195,7 +195,8 @@ def _few(wrong: Sequence[str]) -> list[str]:
 @click.option("--drain", default=DRAIN_S, show_default=True, help="How many seconds deliveries may take.")
 def main(host: str, ledger: Path, drain: float) -> None:
     try:
-        found = verify(Api(host, os.environ.get("KEY")), Ledger.read(ledger), drain_s=drain)
+        with Api(host, os.environ.get("KEY")) as api:
+            found = verify(api, Ledger.read(ledger), drain_s=drain)
     except Unanswered as problem:
         raise click.ClickException(str(problem)) from None
     click.echo("\n".join(found.lines()))

@@ -18,12 +18,9 @@ SMALL_TEAM = 4
 DAILY_LIMIT = 288
 HORIZON_DAYS = 30
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-# Calendar: how many of the coaches, duration, interval, buffer after. Teams overlap, so calendars contend.
-CALENDARS = (
-    ("load-wide", COACHES, 30, 30, 0),
-    ("load-half", COACHES // 2, 45, 15, 5),
-    ("load-few", SMALL_TEAM, 30, 30, 0),
-)
+# Calendar: its part of the coaches (None: the small team), duration, interval, buffer after. Teams overlap, so
+# calendars contend.
+CALENDARS = (("load-wide", 1.0, 30, 30, 0), ("load-half", 0.5, 45, 15, 5), ("load-few", None, 30, 30, 0))
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,10 @@ def _calendar(row: dict[str, Any]) -> Calendar:
     return Calendar(row["calendar_id"], tuple(row["coach_ids"]), row["slot_duration"], row["max_days_ahead"])
 
 
-def furnish(api: Api) -> None:
+def furnish(api: Api, coaches: int = COACHES) -> None:
     """Make the coaches and calendars of an empty organization; needs an `admin` key. Raises Unanswered."""
     every_day = {day: [{"start": "00:00", "end": "24:00"}] for day in WEEKDAYS}
-    coach_ids = [f"load-coach-{number:02}" for number in range(1, COACHES + 1)]
+    coach_ids = [f"load-coach-{number:02}" for number in range(1, coaches + 1)]
     for number, coach_id in enumerate(coach_ids):
         coach = {
             "coach_id": coach_id,
@@ -76,7 +73,7 @@ def furnish(api: Api) -> None:
         }
         api.ask("POST", "/api/coaches", coach, expected=201)
         api.ask("PUT", f"/api/coaches/{coach_id}/schedule", {"timezone": "UTC", "weekly": every_day})
-    for calendar_id, size, duration, interval, buffer_after in CALENDARS:
+    for calendar_id, part, duration, interval, buffer_after in CALENDARS:
         calendar = {
             "calendar_id": calendar_id,
             "name": calendar_id,
@@ -85,7 +82,7 @@ def furnish(api: Api) -> None:
             "buffer_after": buffer_after,
             "min_notice_minutes": 0,
             "max_days_ahead": HORIZON_DAYS,
-            "coach_ids": coach_ids[:size],
+            "coach_ids": coach_ids[: SMALL_TEAM if part is None else round(coaches * part)],
         }
         api.ask("POST", "/api/calendars", calendar, expected=201)
 
