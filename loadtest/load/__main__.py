@@ -66,7 +66,7 @@ def main(
     except NoTarget as problem:
         click.echo(f"load: {problem}", err=True)
         sys.exit(NO_RUN)
-    click.echo(f"the report is {out / 'report.html'}")
+    click.echo(f"the report is in {out}")
     sys.exit(code)
 
 

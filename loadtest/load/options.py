@@ -21,6 +21,6 @@ def add_options(parser: Any, **_: Any) -> None:
         help="name=p95/p99 in milliseconds, with commas between; * is every other name",
     )
     add("--most-failures", type=float, default=0.0, help="the part of the requests that may fail")
-    add("--most-unavailable", type=float, default=None, help="the part that may be 503; without it the shape's")
+    add("--most-unavailable", type=float, default=-1.0, help="the part that may be 503; below 0 the shape's")
     add("--key", env_var="KEY", default="", include_in_web_ui=False, help="the API key")
     add("--out", default=".data/load", include_in_web_ui=False, help="where verdict.json and ledger.json are written")

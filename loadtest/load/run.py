@@ -21,10 +21,10 @@ LEDGER, VERDICT = "ledger.json", "verdict.json"
 class Run:
     """The world, the ledger, and what was seen broken; `doors` are shut while a sale has not begun."""
 
-    def __init__(self, world: World, few: list[str], *, shut: bool) -> None:
+    def __init__(self, world: World, few: list[str], ledger: Ledger, *, shut: bool) -> None:
         self.world = world
         self.few = few
-        self.ledger = Ledger(f"{run_name()}.example.com")
+        self.ledger = ledger
         self.broken: Counter[str] = Counter()
         self.booked: Counter[str] = Counter()
         self.doors = gevent.event.Event()
@@ -38,6 +38,8 @@ class Runs:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self.now: Run | None = None
+        # One for all: on Locust's own page a load can be begun again, and what the first was told still counts.
+        self._ledger = Ledger(f"{run_name()}.example.com")
         self._findings: Findings | None = None
 
     @property
@@ -58,7 +60,7 @@ class Runs:
             environment.process_exit_code = 2
             print(f"the load cannot begin: {problem}")
             raise
-        self.now = Run(world, few, shut=shape.chosen.few_starts > 0)
+        self.now = Run(world, few, self._ledger, shut=shape.chosen.few_starts > 0)
 
     def open_doors(self, **_: Any) -> None:
         """Everybody is there."""
@@ -77,7 +79,7 @@ class Runs:
             limits_from(options.limits, shape.chosen.slower),
             most_failures=options.most_failures,
             most_unavailable=shape.chosen.most_unavailable
-            if options.most_unavailable is None
+            if options.most_unavailable < 0
             else options.most_unavailable,
         )
         self._findings = findings
@@ -98,6 +100,9 @@ class Runs:
         """Print the judgement, after what Locust prints."""
         if self._findings is not None:
             print("\n".join(["", *table(self._findings)]))
+            runner = self._environment.runner
+            if runner is not None and runner.cpu_warning_emitted:
+                print("note: Locust itself was short of processor time, so some of these times are its own")
 
     def _measures(self) -> Measures:
         stats = self._environment.stats
