@@ -36,7 +36,7 @@
 --   broken       the item could not be evaluated: the message
 
 local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
-local unpack_bytes, pack_bytes = struct.unpack, struct.pack
+local unpack_bytes, pack_bytes, floor = struct.unpack, struct.pack, math.floor
 local call = redis.call
 
 local pending = KEYS[1]
@@ -44,7 +44,7 @@ local request = cmsgpack.unpack(ARGV[1])
 local ttl_ms, items = request[1], request[2]
 local current = call('GET', KEYS[2]) == tostring(request[3])
 local time = call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_ms = time[1] * 1000 + floor(time[2] / 1000)
 
 -- struct.unpack also returns the next position, which a variadic band would take for an operand.
 local function word_at(bytes, at)
@@ -54,14 +54,18 @@ end
 
 local UNITS = 1000000
 local ENOUGH = 32
+local BITS = {}
+for k = 0, 31 do BITS[k] = lshift(1, 31 - k) end
+local WORD_OF_SCORES, WORD_OF_DEFICITS = '>' .. string.rep('I4', 32), '>' .. string.rep('i4', 32)
 
--- One read of a roster serves every item of the batch: nothing in this script changes its version or teams.
-local rosters = {}
+-- What every item of the batch asks for is read once, and what every item changes is written once, by `write_back`.
+local rosters, rates, scores_read, deficits_read = {}, {}, {}, {}
+
 local function roster_of(key)
   local seen = rosters[key]
   if not seen then
-    local head = call('HMGET', key, 'version', 'width')
-    seen = { version = tonumber(head[1]), width = tonumber(head[2]), fields = {} }
+    local head = call('HMGET', key, 'version', 'width', 'revision')
+    seen = { version = tonumber(head[1]), width = tonumber(head[2]), revision = tonumber(head[3] or 0), claims = 0, fields = {} }
     rosters[key] = seen
   end
   return seen
@@ -78,18 +82,16 @@ end
 
 local function count_request(rate)
   local key, limit, window_ms = KEYS[rate[1]], rate[2], rate[3]
-  local count = call('INCR', key)
-  local reset_ms = window_ms
-  if count == 1 then
-    call('PEXPIRE', key, window_ms)
+  local seen = rates[key]
+  if seen then
+    seen.count, seen.more = seen.count + 1, seen.more + 1
   else
-    reset_ms = call('PTTL', key)
-    if reset_ms < 0 then
-      call('PEXPIRE', key, window_ms)
-      reset_ms = window_ms
-    end
+    seen = { count = call('INCR', key), reset_ms = window_ms, more = 0 }
+    local left = seen.count == 1 and -1 or call('PTTL', key)
+    if left < 0 then call('PEXPIRE', key, window_ms) else seen.reset_ms = left end
+    rates[key] = seen
   end
-  return (limit == 0 or count <= limit), count, reset_ms
+  return (limit == 0 or seen.count <= limit), seen.count, seen.reset_ms
 end
 
 -- The finished answer is 'd' fingerprint(32) answer; the mark of one in flight is 'p' owner.
@@ -127,7 +129,7 @@ local function read_rows(claim, width)
 end
 
 local function without(bytes, first, last, width, column)
-  local at, bit_value = math.floor(column / 8) + 1, lshift(1, 7 - column % 8)
+  local at, bit_value = floor(column / 8) + 1, lshift(1, 7 - column % 8)
   for row = first, last - 1 do
     local i = row * width + at
     local value = band(string.byte(bytes, i), bnot(bit_value))
@@ -183,13 +185,13 @@ local function free_columns(claim, roster, rows, team, wanted)
   for step = 0, words - 1 do
     local w, members = unpack_bytes('>HI4', team, ((claim[11] + step) % words) * 6 + 1)
     if wanted >= 0 then
-      members = math.floor(wanted / 32) == w and band(members, lshift(1, 31 - wanted % 32)) or 0
+      members = floor(wanted / 32) == w and band(members, BITS[wanted % 32]) or 0
     end
     if members ~= 0 then
       local free = free_in_word(claim, rows, zones, width, w, members)
       if free ~= 0 then
         for k = 0, 31 do
-          if band(free, lshift(1, 31 - k)) ~= 0 then found[#found + 1] = w * 32 + k end
+          if band(free, BITS[k]) ~= 0 then found[#found + 1] = w * 32 + k end
         end
       end
     end
@@ -217,25 +219,33 @@ local function from_hex(text)
   return (string.gsub(text, '..', function(pair) return string.char(tonumber(pair, 16)) end))
 end
 
-local function integers(key, first, size, format)
-  local bytes = call('GETRANGE', key, first, first + size - 1)
-  return bytes .. string.rep('\0', size - #bytes)
+-- The 32 integers of a word of columns.
+local function word_of(words, key, w, format)
+  local of_key = words[key]
+  if not of_key then
+    of_key = {}
+    words[key] = of_key
+  end
+  local word = of_key[w]
+  if not word then
+    local bytes = call('GETRANGE', key, w * 128, w * 128 + 127)
+    word = { unpack_bytes(format, bytes .. string.rep('\0', 128 - #bytes)) }
+    of_key[w] = word
+  end
+  return word
 end
 
--- Scores and deficits of the found columns, read a word at a time.
 local function weigh(claim, found)
   local scores, deficits = {}, {}
-  local word, score_bytes, deficit_bytes = -1, nil, nil
+  local w, of_word, owed_in_word = -1, nil, nil
   for i, column in ipairs(found) do
-    local w = math.floor(column / 32)
-    if w ~= word then
-      word = w
-      score_bytes = integers(KEYS[claim[12]], w * 128, 128)
-      deficit_bytes = integers(KEYS[claim[14]], w * 128, 128)
+    local k = column % 32 + 1
+    if (column - k + 1) / 32 ~= w then
+      w = (column - k + 1) / 32
+      of_word = word_of(scores_read, KEYS[claim[12]], w, WORD_OF_SCORES)
+      owed_in_word = word_of(deficits_read, KEYS[claim[14]], w, WORD_OF_DEFICITS)
     end
-    local at = (column % 32) * 4 + 1
-    scores[i] = word_at(score_bytes, at)
-    deficits[i] = unpack_bytes('>i4', deficit_bytes, at)
+    scores[i], deficits[i] = of_word[k], owed_in_word[k]
   end
   return scores, deficits
 end
@@ -254,7 +264,7 @@ local function choose(strategy, found, scores, deficits)
   local total, given = 0, 0
   for i = 1, #found do total = total + scores[i] end
   for i = 1, #found do
-    shares[i] = total > 0 and math.floor(UNITS * scores[i] / total) or math.floor(UNITS / #found)
+    shares[i] = total > 0 and floor(UNITS * scores[i] / total) or floor(UNITS / #found)
     given = given + shares[i]
   end
   for i = 2, #found do
@@ -271,14 +281,17 @@ end
 local function write_claim(claim, idempotency, roster, found, best, shares, deficits)
   local width, column, own = roster.width, found[best], claim[17]
   local kept = own and column == own[2]
-  local considered = {}
-  for i = 1, kept and 0 or #found do considered[i] = pack_bytes('>HI4i4', found[i], shares[i], deficits[i]) end
-  considered = table.concat(considered)
+  local considered = ''
+  if not kept then
+    local values = {}
+    for i = 1, #found do values[3 * i - 2], values[3 * i - 1], values[3 * i] = found[i], shares[i], deficits[i] end
+    considered = pack_bytes('>' .. string.rep('HI4i4', #found), unpack(values))
+  end
   local date = claim[8][1]
   for i, candidate in ipairs(claim[8]) do
     if candidate[1] then
       local zone = roster.fields[candidate[1]]
-      if band(string.byte(zone, math.floor(column / 8) + 1), lshift(1, 7 - column % 8)) ~= 0 then date = candidate end
+      if band(string.byte(zone, floor(column / 8) + 1), lshift(1, 7 - column % 8)) ~= 0 then date = candidate end
     end
   end
   local before, count = 0, 0
@@ -306,17 +319,15 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
     if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
   end
   if claim[9] == 'balanced' and not kept then
-    local change = { 'BITFIELD', KEYS[claim[14]] }
     for i = 1, #found do
-      local n = #change
-      change[n + 1], change[n + 2], change[n + 3] = 'SET', 'i32', '#' .. found[i]
-      change[n + 4] = deficits[i] + shares[i] - (i == best and UNITS or 0)
+      local k = found[i] % 32 + 1
+      local word = deficits_read[KEYS[claim[14]]][(found[i] - k + 1) / 32]
+      word[k], word.changed = deficits[i] + shares[i] - (i == best and UNITS or 0), true
     end
-    call(unpack(change))
   end
-  local revision = call('HINCRBY', KEYS[claim[2]], 'revision', 1)
+  roster.revision, roster.claims = roster.revision + 1, roster.claims + 1
   if idempotency then call('SET', KEYS[idempotency[1]], 'p' .. idempotency[4], 'PX', idempotency[3]) end
-  return considered, revision
+  return considered, roster.revision
 end
 
 local function evaluate(item, reply)
@@ -334,9 +345,9 @@ local function evaluate(item, reply)
   if not claim then
     reply[1], reply[4], reply[5] = 'admitted', 0, 0
     if read then
-      local head = call('HMGET', KEYS[read], 'version', 'revision')
-      if not head[1] then reply[1] = 'unknown_org' return end
-      reply[4], reply[5] = tonumber(head[1]), tonumber(head[2] or 0)
+      local roster = roster_of(KEYS[read])
+      if not roster.version then reply[1] = 'unknown_org' return end
+      reply[4], reply[5] = roster.version, roster.revision
     end
     return
   end
@@ -351,7 +362,7 @@ local function evaluate(item, reply)
   local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
   local found = candidates(claim, roster, rows, team)
   if #found == 0 then
-    reply[1], reply[4] = 'taken', tonumber(call('HGET', KEYS[claim[2]], 'revision'))
+    reply[1], reply[4] = 'taken', roster.revision
     return
   end
   local scores, deficits = weigh(claim, found)
@@ -359,6 +370,20 @@ local function evaluate(item, reply)
   reply[4] = found[best]
   reply[5], reply[6] = write_claim(claim, idempotency, roster, found, best, shares, deficits)
   reply[1] = 'claimed'
+end
+
+local function write_back()
+  for key, rate in pairs(rates) do
+    if rate.more > 0 then call('INCRBY', key, rate.more) end
+  end
+  for key, roster in pairs(rosters) do
+    if roster.claims > 0 then call('HINCRBY', key, 'revision', roster.claims) end
+  end
+  for key, words in pairs(deficits_read) do
+    for w, word in pairs(words) do
+      if word.changed then call('SETRANGE', key, w * 128, pack_bytes(WORD_OF_DEFICITS, unpack(word, 1, 32))) end
+    end
+  end
 end
 
 local replies = {}
@@ -371,4 +396,5 @@ for i, item in ipairs(items) do
   for k = 1, 6 do reply[k] = reply[k] or '' end
   replies[i] = reply
 end
+write_back()
 return replies

@@ -147,9 +147,12 @@ async def open_services(
             claim_ttl_ms=settings.claim_ttl_ms,
             answer_ttl_ms=answers_live_ms(settings),
             observe=lambda kind, size: gate_batch[kind].observe(size),
+            most=settings.batch_most,
         )
         stack.push_async_callback(gate.drain)
-        committer = BookingCommitter(settings.database_url, observe=metrics.commit_batch.observe)
+        committer = BookingCommitter(
+            settings.database_url, observe=metrics.commit_batch.observe, most=settings.batch_most
+        )
         stack.push_async_callback(committer.close)
         grid = GridStore(redis, scripts, shards, breaker)
         roster_store = RosterStore(

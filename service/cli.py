@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import secrets
 import socket
 import sys
@@ -132,6 +133,7 @@ def worker() -> None:
     ):
         if url is None:
             raise ConfigurationError(f"{variable}: not set, and no `booking up` runs on DATA_DIR")
+    os.nice(settings.worker_niceness)
     until_told(lambda stop: worker_process(settings, stop))
 
 

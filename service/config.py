@@ -214,6 +214,13 @@ class Settings:
         "milliseconds",
         "How long a claim may wait for its commit before the reconciler settles or releases it.",
     )
+    batch_most: int = _setting(
+        "BATCH_MOST",
+        128,
+        _integer(1, 1_024),
+        "requests",
+        "How many waiting requests share a script call or a commit; 1 is for comparing what sharing buys.",
+    )
     redis_timeout_ms: int = _setting(
         "REDIS_TIMEOUT_MS",
         250,
@@ -227,6 +234,13 @@ class Settings:
         _integer(24, 8_760),
         "hours",
         "How long an idempotency key and its answer are kept.",
+    )
+    worker_niceness: int = _setting(
+        "WORKER_NICENESS",
+        5,
+        _integer(0, 19),
+        "steps",
+        "By how much the worker gives way to the API on a machine that is busy, as nice(1) counts.",
     )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",

@@ -25,6 +25,7 @@ from service.operations.rosters import Rosters
 
 MOST_LATE = 10_000
 TOLD_AT_ONCE = 128
+REPAIRED_AT_ONCE = 2
 
 _log = get_logger("operations.settle_change")
 
@@ -40,6 +41,8 @@ class SettleChange:
         self._metrics = metrics
         # What Redis could not be told; whatever is lost of it, the sweeper and the reconciler find.
         self._late: deque[Settlement] = deque(maxlen=MOST_LATE)
+        self._to_repair: dict[CoachDays, asyncio.Task[None]] = {}
+        self._turn = asyncio.Semaphore(REPAIRED_AT_ONCE)
 
     async def announce(self, after: Appointment, kind: EventType) -> None:
         """Tell every destination that must hear of the change."""
@@ -90,11 +93,21 @@ class SettleChange:
 
     async def repair_days(self, org: int, column: int, placement: Placement, local_day: int) -> None:
         """Make the coach-days that a time shows in, and the one it counts on, what Postgres says."""
-        days = sorted({day for day, _, _ in placement.occupied_runs()} | {local_day})
-        try:
-            await self._keeper.repair(org, [column], days)
-        except Unavailable:
-            await self._note(CoachDays(org, column, days[0], days[-1]))
+        days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
+        place = CoachDays(org, column, min(days), max(days))
+        # When hours change, hundreds are fenced at once: whoever waits for its turn does it for all who come meanwhile.
+        waiting = self._to_repair.get(place)
+        if waiting is None:
+            waiting = self._to_repair[place] = asyncio.ensure_future(self._repair_in_turn(place))
+        await asyncio.shield(waiting)
+
+    async def _repair_in_turn(self, place: CoachDays) -> None:
+        async with self._turn:
+            del self._to_repair[place]  # who comes from here on may bring what was not yet there to be read
+            try:
+                await self._keeper.repair(place.org, [place.column], range(place.first, place.last + 1))
+            except Unavailable:
+                await self._note(place)
 
     async def _note(self, days: CoachDays) -> None:
         """Leave the repair to whoever finds Redis back."""

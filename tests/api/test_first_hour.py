@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import uuid
@@ -47,6 +48,10 @@ async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> 
             shown = (await client("GET", "/api/coaches/distribution")).json
             assert len(shown["distribution"]) == 6
             assert 0 <= shown["fairness_score"] <= 1
+
+        [worker] = stack.pids("service.cli worker")
+        niceness = {os.getpriority(os.PRIO_PROCESS, pid) for pid in stack.pids("api-process")}
+        assert {os.getpriority(os.PRIO_PROCESS, worker) - number for number in niceness} == {5}, "bookings come first"
 
         assert await stack.stop() < STOPPED_WITHIN_S
         assert stack.processes() == {}

@@ -65,7 +65,9 @@ def _full(holds: Sequence[Hold], limit: int, begins: float, ends: float) -> list
         there = [hold for hold in holds if hold.begins <= moment <= hold.ends]
         if len({hold.owner for hold in there}) >= limit:
             # Until one too many of them is gone.
-            last = {hold.owner: max(h.ends for h in there if h.owner == hold.owner) for hold in there}
+            last: dict[str, float] = {}
+            for hold in there:
+                last[hold.owner] = max(hold.ends, last.get(hold.owner, hold.ends))
             spans.append((moment, min(ends, sorted(last.values(), reverse=True)[limit - 1])))
     return spans
 

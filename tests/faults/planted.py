@@ -240,7 +240,7 @@ PLANTED: tuple[tuple[str, Callable[[Story], Final]], ...] = (
     ("C11", crashed),
     ("C11", lambda story: story.final(probes=())),
     ("C11", lambda story: story.final(activity=({"state": "active", "transaction_s": 6.0, "query": "x"},))),
-    ("C11", lambda story: story.final(activity=({"state": "idle in transaction", "transaction_s": 0.1, "query": ""},))),
+    ("C11", lambda story: story.final(activity=({"state": "idle in transaction", "transaction_s": 1.1, "query": ""},))),
     ("C11", lambda story: story.final(most_connections=0)),
     ("C11", lambda story: story.final(processes={"api": 1, "worker": 1})),
     ("C11", lambda story: story.final(metrics={**story.final().metrics, ("booking_http_requests_in_flight", ()): 2})),

@@ -1,0 +1,60 @@
+"""B9: how long a booking takes when half of what is possible is asked for, beside an insert at the same rate."""
+
+from __future__ import annotations
+
+import math
+
+from loadtest.bench.bench import Bench, prepare
+from loadtest.bench.bookings import baseline_of
+from loadtest.bench.open_loop import open_loop, quantile
+from loadtest.bench.pgbench import add_contacts
+from loadtest.bench.requests import all_starts
+from loadtest.bench.setting import DAYS, STARTS_A_DAY, make_crowd
+from loadtest.bench.truth import check_count, check_overlaps
+
+SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+# So much of a calendar is booked in the end at most: a start that is full would be answered sooner.
+_FILLED = 0.4
+
+
+async def at_half_speed(bench: Bench) -> None:
+    """B9, once: open loop for a minute, then pgbench at that rate."""
+    seconds = bench.size.latency_s
+    rate = await _half(bench)
+    crowds = math.ceil(rate * seconds / (_FILLED * bench.size.coaches * DAYS * STARTS_A_DAY))
+    async with bench.place.sql() as sql:
+        crowd = await make_crowd(sql, bench.tag("pace"), organizations=crowds, coaches=bench.size.coaches)
+        await prepare(bench.place.port, crowd)
+        baseline = await baseline_of(bench, sql, crowd)
+        await sql.execute("CHECKPOINT")
+        found = await open_loop(bench.place.port, all_starts(crowd, bench.tag("pace")).maker(), rate, seconds)
+        await check_count(sql, crowd.orgs, 1, found.statuses[201], 0)
+        with bench.place.only_servers():
+            beside = await make_crowd(sql, bench.tag("beside"), coaches=crowds * bench.size.coaches)
+            await add_contacts(sql, beside)
+            await sql.execute("CHECKPOINT")
+            inserts = await baseline.latencies("row", beside, seconds, rate)
+        await check_overlaps(sql)
+    parts = {f"ours_{name}_ms": 1e3 * found.quantile(share) for name, share in SHARES.items()}
+    parts |= {f"pgbench_{name}_ms": 1e3 * quantile(inserts, share) for name, share in SHARES.items()}
+    bench.notebook.note(
+        "B9",
+        "p99",
+        found.quantile(0.99) / quantile(inserts, 0.99),
+        **parts,
+        asked_a_second=rate,
+        refused=found.statuses.total() - found.statuses[201],
+    )
+
+
+async def _half(bench: Bench) -> float:
+    """Half the bookings a second of B1, measured anew where it was not."""
+    if bench.size.latency_rate is not None:
+        return bench.size.latency_rate
+    known = bench.notebook.part("B1", "row", "bookings a second")
+    if known is None:
+        async with bench.place.sql() as sql:
+            crowd = await make_crowd(sql, bench.tag("rate"), coaches=bench.size.coaches)
+            await prepare(bench.place.port, crowd)
+            known = (await bench.burst(sql, crowd, seconds=bench.size.seconds)).a_second
+    return known / 2

@@ -1,0 +1,106 @@
+"""What makes the load: wrk, or for a smoke a loop of our own that asks a fixed number of times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from loadtest.bench.open_loop import Latencies, closed_loop
+from loadtest.bench.requests import Wishes, get
+from loadtest.bench.wrk import CONNECTIONS, run_wrk
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """What was counted: answers, those of them from 400 on, connections that broke, and latencies in microseconds."""
+
+    requests: int
+    refused: int
+    broken: int
+    microseconds: int
+    p50: int
+    p99: int
+
+    @property
+    def accepted(self) -> int:
+        """Answers below 400."""
+        return self.requests - self.refused
+
+    @property
+    def seconds(self) -> float:
+        """How long the load lasted."""
+        return self.microseconds / 1e6
+
+    @property
+    def a_second(self) -> float:
+        """Answers a second."""
+        return self.requests / self.seconds
+
+
+class Load(Protocol):
+    """Sends requests to a port of the loopback over 64 connections."""
+
+    @property
+    def left_open(self) -> int:
+        """How many requests may be under way, uncounted, when it ends."""
+        ...
+
+    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
+        """Book."""
+        ...
+
+    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:
+        """Ask for one path; underscores in the names of headers stand for hyphens."""
+        ...
+
+
+class WrkLoad:
+    """wrk, for so many seconds; then it cuts its requests off."""
+
+    left_open = CONNECTIONS
+
+    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
+        return _counted(await run_wrk("book.lua", port, seconds, wishes.arguments()))
+
+    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:
+        given = {"path": path} | {name.replace("_", "-"): value for name, value in headers.items()}
+        return _counted(await run_wrk("get.lua", port, seconds, given))
+
+
+class OwnLoad:
+    """A fixed number of requests, all of them answered in the end, whatever the seconds."""
+
+    left_open = 0
+
+    def __init__(self, count: int, clients: int) -> None:
+        self._count = count
+        self._clients = clients
+
+    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
+        return await self._ask(port, wishes.maker())
+
+    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:
+        request = get(path, **headers)
+        return await self._ask(port, lambda _: request)
+
+    async def _ask(self, port: int, make: Callable[[int], bytes]) -> Counted:
+        began = time.monotonic()
+        found = await closed_loop(port, make, self._count, clients=self._clients)
+        return _of(found, time.monotonic() - began)
+
+
+def _counted(line: str) -> Counted:
+    return msgspec.json.decode(line, type=Counted)
+
+
+def _of(found: Latencies, seconds: float) -> Counted:
+    return Counted(
+        requests=found.statuses.total(),
+        refused=sum(count for status, count in found.statuses.items() if status >= 400),
+        broken=0,
+        microseconds=round(seconds * 1e6),
+        p50=round(found.quantile(0.5) * 1e6),
+        p99=round(found.quantile(0.99) * 1e6),
+    )

@@ -1,0 +1,55 @@
+"""wrk: one thread, keep-alive connections, a Lua script that makes the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+CONNECTIONS = 64
+_FOLDER = Path(__file__).parent
+_MARK = "COUNTED "
+
+
+def wrk_binary() -> str:
+    """Where wrk is. Raises RuntimeError that says how to get it."""
+    found = shutil.which("wrk")
+    if found is None:
+        raise RuntimeError("wrk makes the load and is not installed: apt-get install wrk, or `make bench` as root")
+    return found
+
+
+async def run_wrk(script: str, port: int, seconds: float, given: Mapping[str, object]) -> str:
+    """Run the script for so many seconds, with `given` as its arguments; the JSON it ends with.
+
+    Raises RuntimeError when wrk fails.
+    """
+    with _whole(script) as file:
+        process = await asyncio.create_subprocess_exec(
+            *(wrk_binary(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "-s", str(file)),
+            *(f"http://127.0.0.1:{port}", "--", *(f"{name}={value}" for name, value in given.items())),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            said, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+    text = said.decode()
+    if process.returncode or _MARK not in text:
+        raise RuntimeError(f"wrk failed:\n{text[-2000:]}")
+    return text.partition(_MARK)[2].splitlines()[0]
+
+
+@contextlib.contextmanager
+def _whole(script: str) -> Iterator[Path]:
+    """A file with the script and what all scripts end with: wrk takes one file."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        for name in (script, "counted.lua"):
+            file.write((_FOLDER / name).read_text())
+        file.flush()
+        yield Path(file.name)
