@@ -23,7 +23,7 @@ faults: .venv/.test ## the fault runs at full length, reported in .data/faults (
 	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints
 	.venv/bin/python -m tests.faults --seeds $(SEEDS) --seconds $(or $(SECONDS),130) $(ARGS)
 
-load: .venv/.test ## load it with Locust, then verify what it said (SHAPE=smoke HOST=URL KEY= USERS= SECONDS= LIMITS= ARGS=--web)
+load: .venv/.test ## users in their crowds, then a look at whether all they were told is true (SHAPE=smoke HOST=URL KEY=... ARGS=--web)
 	@exec .venv/bin/python -m loadtest.load $(if $(findstring ://,$(HOST)),--host $(HOST)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
