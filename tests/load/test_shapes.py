@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_shape_reaches_its_users_or_those_that_were_asked_for(shapes: dict[str
 
 def test_the_crowd_of_a_spike_comes_of_a_sudden_and_goes(shapes: dict[str, dict[str, Any]]) -> None:
     curve = shapes["spike"]["curve"]
-    changes = [(before, after) for before, after in zip(curve, curve[1:], strict=False) if before != after]
+    changes = [(before, after) for before, after in pairwise(curve) if before != after]
     assert changes == [(10, 200), (200, 10)]
 
 
