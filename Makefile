@@ -2,14 +2,13 @@
 
 PYTHON ?= python3
 SEEDS ?= 1,2,3,4,5,6,7,8,9,10
-SECONDS ?= 130
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 COMPILE := .venv/bin/python -m piptools compile --quiet --no-header --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra embedded
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test faults lint format lock env-example clean
+.PHONY: help run test faults load lint format lock env-example clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +21,10 @@ test: .venv/.test ## run every test against servers it starts itself (ARGS="-k w
 
 faults: .venv/.test ## the fault runs at full length, reported in .data/faults (SEEDS=1,2 SECONDS=130 and ARGS choose)
 	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints
-	.venv/bin/python -m tests.faults --seeds $(SEEDS) --seconds $(SECONDS) $(ARGS)
+	.venv/bin/python -m tests.faults --seeds $(SEEDS) --seconds $(or $(SECONDS),130) $(ARGS)
+
+load: .venv/.test ## users in their crowds, then a look at whether all they were told is true (SHAPE=smoke HOST=URL KEY=... ARGS=--web)
+	@exec .venv/bin/python -m loadtest.load $(if $(findstring ://,$(HOST)),--host $(HOST)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .

@@ -1,1 +1,3 @@
-"""Loads that show how fast the service is: `bench` measures it against goals, for numbers that compare."""
+"""Loads on the service: `bench` measures it against goals, for numbers that compare; `load` is for people who ask
+whether it holds and whether what it says is true.
+"""
