@@ -9,7 +9,7 @@ COMPILE := .venv/bin/python -m piptools compile --quiet --no-header --strip-extr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test faults lint format lock env-example clean
+.PHONY: help run test faults bench lint format lock env-example clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test: .venv/.test ## run every test against servers it starts itself (ARGS="-k w
 faults: .venv/.test ## the fault runs at full length, reported in .data/faults (SEEDS=1,2 SECONDS=130 and ARGS choose)
 	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints
 	.venv/bin/python -m tests.faults --seeds $(SEEDS) --seconds $(SECONDS) $(ARGS)
+
+bench: .venv/.runtime ## measure it beside Postgres and Sanic alone, into loadtest/RESULTS.md (ARGS="--figures B1,B2" chooses)
+	@command -v wrk >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk; } \
+		|| { echo "wrk makes the load and is missing: install it, on Debian with apt-get install wrk" >&2; exit 1; }
+	.venv/bin/python -m loadtest.bench $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .

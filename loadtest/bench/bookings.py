@@ -1,4 +1,4 @@
-"""B1, B2, B8, B12: bookings a second beside Postgres alone, beside batches of one, over many organizations; their cost."""
+"""B1, B2, B8, B12: bookings a second beside Postgres alone, by ones and over many organizations; what one costs."""
 
 from __future__ import annotations
 
