@@ -8,7 +8,7 @@ COMPILE := .venv/bin/python -m piptools compile --quiet --no-header --strip-extr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test faults load lint format lock env-example clean
+.PHONY: help run test faults load bench lint format lock env-example clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ faults: .venv/.test ## the fault runs at full length, reported in .data/faults (
 
 load: .venv/.test ## users in their crowds, then a look at whether all they were told is true (SHAPE=smoke HOST=URL KEY=... ARGS=--web)
 	@exec .venv/bin/python -m loadtest.load $(if $(findstring ://,$(HOST)),--host $(HOST)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+bench: .venv/.runtime ## measure it beside Postgres and Sanic alone, into loadtest/RESULTS.md (ARGS="--figures B1,B2" chooses)
+	@command -v wrk >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq --no-install-recommends wrk; } \
+		|| { echo "wrk makes the load and is missing: install it, on Debian with apt-get install wrk" >&2; exit 1; }
+	.venv/bin/python -m loadtest.bench $(ARGS)
 
 lint: .venv/.test ## check style, types, the order of imports and the Dockerfile
 	.venv/bin/ruff check .

@@ -12,14 +12,16 @@ import uvloop
 
 from loadtest.bench.figures import ALL, Notebook, failed
 from loadtest.bench.loads import OwnLoad, WrkLoad
-from loadtest.bench.report import table
+from loadtest.bench.report import RESULTS, parts, table, write_report
 from loadtest.bench.run import Run
 from loadtest.bench.size import full, quick
+from loadtest.bench.surroundings import of_machine
 from loadtest.bench.truth import Untrue
 from loadtest.bench.wrk import wrk_binary
 from service.logs import configure_logging
 
 DATA = Path(".data/bench")
+REPORT = Path("loadtest")
 _QUICK_CLIENTS = 8
 
 
@@ -28,17 +30,20 @@ _QUICK_CLIENTS = 8
 @click.option("--repeats", default=3, help="How often each is measured.", show_default=True)
 @click.option("--seconds", default=8.0, help="How long each load lasts.", show_default=True)
 @click.option("--quick", "hasty", is_flag=True, help="A few requests of each, which prove the way and no speed.")
+@click.option("--report", type=click.Path(path_type=Path), default=REPORT, help="Folder for it.", show_default=True)
+@click.option("--data", type=click.Path(path_type=Path), default=DATA, help="Folder for servers.", show_default=True)
 @click.option("--servers", type=click.Choice(["embedded", "debian"]), default="embedded", show_default=True)
-def main(figures: str, repeats: int, seconds: float, hasty: bool, servers: str) -> None:
+def main(figures: str, repeats: int, seconds: float, hasty: bool, report: Path, data: Path, servers: str) -> None:
     chosen = [word.strip() for word in figures.split(",")]
     unknown = sorted(set(chosen) - set(ALL))
     if unknown:
         raise click.BadParameter(f"there is no {', '.join(unknown)}", param_hint="--figures")
     configure_logging("error", "console", "bench")
+    machine = of_machine(f"python -m loadtest.bench {' '.join(sys.argv[1:])}".strip())
     notebook = Notebook()
     try:
         run = Run(
-            folder=DATA.resolve(),
+            folder=data.resolve(),
             servers=servers,
             size=quick() if hasty else full(repeats, seconds),
             load=OwnLoad(quick().requests or 0, _QUICK_CLIENTS) if hasty else _wrk(),
@@ -50,7 +55,9 @@ def main(figures: str, repeats: int, seconds: float, hasty: bool, servers: str) 
     except (Untrue, RuntimeError) as problem:
         click.echo(f"bench: {problem}", err=True)
         sys.exit(1)
-    click.echo("\n".join(table(notebook, chosen)))
+    click.echo("\n".join((*table(notebook, chosen), "", *parts(notebook, chosen))))
+    write_report(report, notebook, chosen, [*machine, *run.facts])
+    click.echo(f"the report is {report / RESULTS}")
     sys.exit(0 if hasty or not failed(notebook, chosen) else 1)
 
 

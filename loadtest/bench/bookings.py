@@ -1,4 +1,4 @@
-"""B1, B2, B8, B12: bookings a second beside Postgres alone, beside batches of one, over many organizations; their cost."""
+"""B1, B2, B8, B12: bookings a second beside Postgres alone, by ones and over many organizations; what one costs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _note_cost(bench: Bench, burst: Burst) -> None:
     cost, bookings = burst.cost, burst.bookings
     note = bench.notebook.note
     cpu = {part: spent / bookings for part, spent in cost.cpu_us.items()}
-    note("B8", "scripts", cost.script_calls / bookings, µs_in_scripts=cost.script_us / bookings)
+    note("B8", "scripts", cost.script_calls / bookings, **{"µs in scripts": cost.script_us / bookings})
     note("B8", "commits", cost.commits / bookings, that_wrote=cost.writes / bookings)
     note("B8", "wal", cost.wal_bytes / bookings)
     note("B8", "cpu", cpu["API"] + cpu["Redis"] + cpu["Postgres"], **cpu)

@@ -58,8 +58,9 @@ async def _appointments(sql: Any, crowd: Crowd, each: int) -> None:
     await sql.execute(
         "INSERT INTO appointments (org_id, appointment_id, calendar_no, coach_no, contact_id, starts_at, ends_at,"
         " occupied, local_day, strategy, idempotency_key, created_at, updated_at)"
-        " SELECT $1, gen_random_uuid(), 1, coach, $2, start, start + $3::interval, tstzrange(start, start + $3::interval),"
-        " (start AT TIME ZONE 'UTC')::date, 'balanced', 'early-' || coach || '-' || place, now(), now()"
+        " SELECT $1, gen_random_uuid(), 1, coach, $2, start, start + $3::interval,"
+        " tstzrange(start, start + $3::interval), (start AT TIME ZONE 'UTC')::date, 'balanced',"
+        " 'early-' || coach || '-' || place, now(), now()"
         " FROM (SELECT coach, place, $4::timestamptz + place * $3::interval AS start FROM ("
         "  SELECT coach, place FROM generate_series(0, $5 - 1) AS coach, generate_series(-$6::integer, -1) AS place"
         "  UNION ALL"

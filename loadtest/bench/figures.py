@@ -32,6 +32,17 @@ class Goal:
             return f"≥ {self.least:g}{self.unit}"
         return "shown" if self.most is None else f"≤ {self.most:g}{self.unit}"
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is something to be reached."""
+        return self.least is not None or self.most is not None
+
+    def share(self, value: float) -> float:
+        """How far a value reaches the goal: 1 is just so, more is better."""
+        if self.least is not None:
+            return value / self.least
+        return (self.most or 0) / value if value else 1.0
+
 
 GOALS = (
     Goal("B1", "row", "bookings ÷ the same appointment row by pgbench", least=1.0, must=True),
@@ -100,29 +111,18 @@ class Notebook:
         return self.measured.get((goal.figure, goal.key))
 
 
-def reached(goal: Goal, measured: Measured) -> bool:
-    """Whether the median is where the goal wants it."""
-    if goal.least is not None:
-        return measured.middle >= goal.least
-    return goal.most is None or measured.middle <= goal.most
-
-
 def verdict(goal: Goal, measured: Measured | None) -> str:
     """`reached`, `not reached` with the share of the goal, `shown` or `not measured`."""
     if measured is None:
         return "not measured"
-    if goal.least is None and goal.most is None:
+    if not goal.asks:
         return "shown"
-    if reached(goal, measured):
-        return "reached"
-    share = measured.middle / goal.least if goal.least is not None else (goal.most or 0) / measured.middle
-    return f"not reached: {share:.2f} of the goal"
+    share = goal.share(measured.middle)
+    return "reached" if share >= 1 else f"not reached: {share:.2f} of the goal"
 
 
 def failed(notebook: Notebook, figures: Collection[str]) -> list[Goal]:
     """The goals of those figures that must be reached and were not."""
     return [
-        goal
-        for goal in GOALS
-        if goal.must and goal.figure in figures and not ((found := notebook.of(goal)) and reached(goal, found))
+        goal for goal in GOALS if goal.must and goal.figure in figures and verdict(goal, notebook.of(goal)) != "reached"
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -27,26 +29,33 @@ from service.app import Services, open_services
 from service.claims.messages import Admission, Mark, Rate, Release, SlotClaim
 from service.claims.scripts import ClaimOutcome
 from service.config import Settings
+from service.domain.grid import CELLS_PER_DAY, columns_mask, day_of
 from service.operations.plan_booking import BookingRequest, Plan, plan_of
 
 DAYS = 7
+TOGETHER = 32
+_CROWDED_DAY = DAYS + 1
 _FINGERPRINT = "0" * 32
 _TRIES = 5
 
 
-async def wide_availability(bench: Bench) -> None:
-    """B6: 7 days by start, of the smallest and the largest team, right after a booking so that nothing is known."""
-    found: dict[int, list[float]] = {}
+async def make_teams(bench: Bench) -> dict[int, Crowd]:
+    """An organization for each size of a team, its days in Redis."""
+    teams: dict[int, Crowd] = {}
     async with bench.place.sql() as sql:
-        for team in (bench.size.teams[0], bench.size.teams[-1]):
-            crowd = await make_crowd(sql, bench.tag("wide"), coaches=team)
-            await prepare(bench.place.port, crowd, DAYS + 1)
-            with bench.place.only_servers():
-                found[team] = await _looks(bench, crowd)
-    (small, small_s), (large, large_s) = ((team, median(times)) for team, times in found.items())
-    parts = {f"ms_of_{team:,}": 1e3 * took for team, took in ((small, small_s), (large, large_s))}
-    bench.notebook.note("B6", "wide", 1e3 * large_s, **parts)
-    bench.notebook.note("B6", "growth", large_s / small_s)
+        for team in bench.size.teams:
+            teams[team] = await make_crowd(sql, bench.tag("team"), coaches=team)
+            await prepare(bench.place.port, teams[team], _CROWDED_DAY + 2)
+    return teams
+
+
+async def wide_availability(bench: Bench, teams: dict[int, Crowd]) -> None:
+    """One repeat of B6: 7 days by start, of the smallest and the largest team, each right after a booking."""
+    small, large = bench.size.teams[0], bench.size.teams[-1]
+    with bench.place.only_servers():
+        took = {team: 1e3 * median(await _looks(bench, teams[team])) for team in (small, large)}
+    bench.notebook.note("B6", "wide", took[large], **{f"ms of {team:,}": ms for team, ms in took.items()})
+    bench.notebook.note("B6", "growth", took[large] / took[small])
 
 
 async def _looks(bench: Bench, crowd: Crowd) -> list[float]:
@@ -70,69 +79,87 @@ async def _looks(bench: Bench, crowd: Crowd) -> list[float]:
     return times
 
 
-async def claims(bench: Bench) -> None:
-    """B7: single claims by teams of several sizes: at starts where all are free, and where all but one are taken."""
+async def claims(bench: Bench, teams: dict[int, Crowd]) -> None:
+    """One repeat of B7: claims by teams of several sizes, at starts where all are free and where all but one are taken.
+
+    As under load many of them share a call; `alone` is what a call with one claim takes.
+    """
     settings = replace(Settings(), database_url=bench.place.database_url, redis_url=bench.place.redis_url)
-    free: dict[int, float] = {}
-    last: dict[int, float] = {}
-    async with bench.place.sql() as sql, bench.place.redis() as redis, open_services(settings) as services:
-        for team in bench.size.teams:
-            crowd = await make_crowd(sql, bench.tag("team"), coaches=team)
-            crowded = first_midnight() + timedelta(days=1)
-            await _take_all_but_one(sql, crowd, crowded)
-            await prepare(bench.place.port, crowd, 3)
-            quiet = [first_midnight() + timedelta(minutes=DURATION_MIN * n) for n in range(STARTS_A_DAY)]
+    found: dict[str, float] = {}
+    first, last = f"{bench.size.teams[0]:,}", f"{bench.size.teams[-1]:,}"
+    crowded, quiet = (_starts_of(day) for day in (_CROWDED_DAY, _CROWDED_DAY + 1))
+    async with bench.place.redis() as redis, open_services(settings) as services:
+        for team, crowd in teams.items():
+            claimer = _Claimer(services, redis, crowd.orgs[0])
+            await claimer.take_all_but(team // 2, crowded[0])
+            looks = range(bench.size.looks)
             with bench.place.only_servers():
-                claimer = _Claimer(services, redis, crowd.orgs[0])
-                looks = range(bench.size.looks)
-                free[team] = median([await claimer.time(quiet[look % len(quiet)]) for look in looks])
-                last[team] = median([await claimer.time(crowded) for _ in looks])
-    small, large = bench.size.teams[0], bench.size.teams[-1]
-    parts = {f"{team:,}": took for team, took in free.items()}
-    parts |= {f"{team:,}_nearly_full": took for team, took in last.items()}
-    bench.notebook.note("B7", "six", max(free[small], last[small]), **parts)
-    bench.notebook.note("B7", "growth", max(free[large] / free[small], last[large] / last[small]))
+                found[f"{team:,}"] = median([await claimer.time(quiet[:TOGETHER]) for _ in looks])
+                found[f"{team:,} nearly full"] = median([await claimer.time(crowded[:TOGETHER]) for _ in looks])
+                found[f"{team:,} alone"] = median([await claimer.time(quiet[:1]) for _ in looks])
+    growth = max(found[last] / found[first], found[f"{last} nearly full"] / found[f"{first} nearly full"])
+    bench.notebook.note("B7", "six", max(found[first], found[f"{first} nearly full"]), **found)
+    bench.notebook.note("B7", "growth", growth)
+
+
+def _starts_of(day: int) -> list[datetime]:
+    """The starts of a day, 0 the first that is offered."""
+    midnight = first_midnight() + timedelta(days=day)
+    return [midnight + timedelta(minutes=DURATION_MIN * n) for n in range(STARTS_A_DAY)]
 
 
 class _Claimer:
-    """Claims and gives back, one at a time, and reads of Redis how long the claim took it."""
+    """Claims and gives back, and reads of Redis how long the claims took it."""
 
     def __init__(self, services: Services, redis: Any, org: int) -> None:
         self._services = services
         self._redis = redis
         self._org = org
-        self._numbers = count()
 
-    async def time(self, start: datetime) -> float:
-        """Microseconds in Redis of a claim at a start. Raises RuntimeError when others keep calling scripts."""
+    async def take_all_but(self, column: int, midnight: datetime) -> None:
+        """Make a day of the grid one on which all coaches but one are taken all day."""
+        width = (await self._services.rosters.get(self._org)).width
+        row = int.from_bytes(b"\xff" * width, "big") & ~columns_mask([column], width)
+        key = self._services.shards.of(self._org).occupied(self._org, day_of(midnight))
+        await self._redis.set(key, row.to_bytes(width, "big") * CELLS_PER_DAY)
+
+    async def time(self, starts: Sequence[datetime]) -> float:
+        """Microseconds in Redis of a claim, of one at each start, all in one call.
+
+        Raises RuntimeError when others keep calling scripts.
+        """
         for _ in range(_TRIES):
-            wish = BookingRequest(
-                calendar_id=CALENDAR,
-                start_time=start,
-                end_time=None,
-                contact_email="claim@example.com",
-                contact_name=None,
-                notes=None,
-                timezone=None,
-                coach_id=None,
-                metadata={},
-                idempotency_key=f"claim-{self._org}-{next(self._numbers)}",
-                fingerprint=_FINGERPRINT,
-            )
-            plan = plan_of(wish, await self._services.rosters.get(self._org), self._services.clock.now())
-            token = uuid.uuid4().hex
+            wishes = [self._wish(start) for start in starts]
+            roster = await self._services.rosters.get(self._org)
+            plans = [plan_of(wish, roster, self._services.clock.now()) for wish in wishes]
+            tokens = [uuid.uuid4().hex for _ in wishes]
+            admissions = [self._admission(*parts) for parts in zip(plans, wishes, tokens, strict=True)]
             calls, microseconds = await script_time(self._redis)
-            reply = await self._services.gate.admit(self._admission(plan, wish, token))
+            replies = await asyncio.gather(*(self._services.gate.admit(admission) for admission in admissions))
             calls_after, microseconds_after = await script_time(self._redis)
-            if reply.outcome is not ClaimOutcome.CLAIMED:
-                raise RuntimeError(f"a claim came to {reply.outcome}")
-            local_day = plan.zones[0][1]
-            await self._services.gate.release(
-                Release(self._org, token, plan.placement, local_day, wish.idempotency_key)
-            )
+            if any(reply.outcome is not ClaimOutcome.CLAIMED for reply in replies):
+                raise RuntimeError(f"claims came to {[reply.outcome for reply in replies]}")
+            for plan, wish, token in zip(plans, wishes, tokens, strict=True):
+                key, local_day = wish.idempotency_key, plan.zones[0][1]
+                await self._services.gate.release(Release(self._org, token, plan.placement, local_day, key))
             if calls_after - calls == 1:
-                return microseconds_after - microseconds
+                return (microseconds_after - microseconds) / len(starts)
         raise RuntimeError("somebody else keeps calling scripts")
+
+    def _wish(self, start: datetime) -> BookingRequest:
+        return BookingRequest(
+            calendar_id=CALENDAR,
+            start_time=start,
+            end_time=None,
+            contact_email="claim@example.com",
+            contact_name=None,
+            notes=None,
+            timezone=None,
+            coach_id=None,
+            metadata={},
+            idempotency_key=f"claim-{uuid.uuid4()}",
+            fingerprint=_FINGERPRINT,
+        )
 
     def _admission(self, plan: Plan, wish: BookingRequest, token: str) -> Admission:
         claim = SlotClaim(
@@ -150,19 +177,3 @@ class _Claimer:
         )
         mark = Mark(wish.idempotency_key or "", wish.fingerprint, token)
         return Admission(org=self._org, rate=Rate(f"claims-{self._org}", RATE_LIMIT, 60_000), mark=mark, claim=claim)
-
-
-async def _take_all_but_one(sql: Any, crowd: Crowd, start: datetime) -> None:
-    """Appointments of all coaches but one in the middle, as they would be in Postgres."""
-    org, contact = crowd.orgs[0], uuid.uuid4()
-    await sql.execute(
-        "INSERT INTO contacts (org_id, contact_id, email, created_at) VALUES ($1, $2, 'early@example.com', now())",
-        *(org, contact),
-    )
-    await sql.execute(
-        "INSERT INTO appointments (org_id, appointment_id, calendar_no, coach_no, contact_id, starts_at, ends_at,"
-        " occupied, local_day, strategy, created_at, updated_at)"
-        " SELECT $1, gen_random_uuid(), 1, n, $2, $3, $4, tstzrange($3, $4), $5, 'balanced', now(), now()"
-        " FROM generate_series(0, $6 - 1) AS n WHERE n <> $6 / 2",
-        *(org, contact, start, start + timedelta(minutes=DURATION_MIN), start.date(), crowd.coaches),
-    )

@@ -78,10 +78,10 @@ class OwnLoad:
         self._count = count
         self._clients = clients
 
-    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
+    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:  # noqa: ARG002 - a count is asked
         return await self._ask(port, wishes.maker())
 
-    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:
+    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:  # noqa: ARG002
         request = get(path, **headers)
         return await self._ask(port, lambda _: request)
 

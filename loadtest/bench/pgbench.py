@@ -76,8 +76,7 @@ class Baseline:
         with tempfile.TemporaryDirectory() as folder:
             limits = ["-T", f"{seconds:.0f}", "--rate", f"{rate:.0f}", "-l", "--log-prefix", f"{folder}/log"]
             await self._run(script, crowd, limits, base=2 * CLIENTS)
-            lines = [line for file in Path(folder).glob("log.*") for line in file.read_text().splitlines()]
-        return [int(line.split()[_LOGGED_US]) / 1e6 for line in lines]
+            return _logged(Path(folder))
 
     async def _run(self, script: str, crowd: Crowd, limits: list[str], base: int) -> Inserted:
         given = {
@@ -131,17 +130,26 @@ async def add_contacts(sql: Any, crowd: Crowd) -> None:
     )
 
 
+def _logged(folder: Path) -> list[float]:
+    """The seconds of every transaction in pgbench's logs."""
+    lines = [line for file in folder.glob("log.*") for line in file.read_text().splitlines()]
+    return [int(line.split()[_LOGGED_US]) / 1e6 for line in lines]
+
+
 def _row_script(row: Any) -> str:
     """One appointment with every column a booking fills, and nothing beside it."""
-    return (
-        "INSERT INTO appointments (org_id, appointment_id, calendar_no, coach_no, contact_id, contact_name, starts_at,"
-        " ends_at, occupied, local_day, timezone, strategy, considered, notes, metadata, idempotency_key, fingerprint,"
-        " created_at, updated_at)"
-        f" VALUES (:org, {_ID}, {row['calendar_no']}, :coach, {_CONTACT}, {_text(row['contact_name'])}, {_BEGINS},"
-        f" {_ENDS}, tstzrange({_BEGINS}, {_ENDS}), {_DAY}, {_text(row['timezone'])}, {_text(row['strategy'])},"
-        f" {row['considered']}, {_text(row['notes'])}, {_text(row['metadata'])}::json, {_KEY},"  # noqa: S608 - of our own row
-        f" {_bytes(row['fingerprint'])}, now(), now());\n"
+    columns = (
+        "org_id, appointment_id, calendar_no, coach_no, contact_id, contact_name, starts_at, ends_at, occupied,"
+        " local_day, timezone, strategy, considered, notes, metadata, idempotency_key, fingerprint, created_at,"
+        " updated_at"
     )
+    values = [
+        *(":org", _ID, str(row["calendar_no"]), ":coach", _CONTACT, _text(row["contact_name"]), _BEGINS, _ENDS),
+        *(f"tstzrange({_BEGINS}, {_ENDS})", _DAY, _text(row["timezone"]), _text(row["strategy"])),
+        *(str(row["considered"]), _text(row["notes"]), f"{_text(row['metadata'])}::json", _KEY),
+        *(_bytes(row["fingerprint"]), "now()", "now()"),
+    ]
+    return f"INSERT INTO appointments ({columns}) VALUES ({', '.join(values)});\n"  # noqa: S608 - a row of our own
 
 
 def _statement_script(row: Any, event: Any, epoch: int) -> str:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -30,6 +30,7 @@ from service.embedded.wheels import postgres_binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql/15/bin")
+API_PROCESSES = 2
 DEBIAN_REDIS = Path("/usr/bin/redis-server")
 READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 12.0
@@ -39,15 +40,15 @@ _BOOKING = ("-m", "service.cli")
 
 
 class Place:
-    """One installation in `folder`; `servers` is "embedded" or "debian"."""
+    """One installation in `folder`, its settings as shipped but for `knobs`; `servers` is "embedded" or "debian"."""
 
-    def __init__(self, folder: Path, *, servers: str = "embedded", workers: int = 2) -> None:
+    def __init__(self, folder: Path, knobs: Mapping[str, object], *, servers: str = "embedded") -> None:
         debian = servers == "debian"
         self.folder = folder
         self.postgres_binaries = DEBIAN_POSTGRES if debian else postgres_binaries()
         self._postgres = EmbeddedPostgres(folder / "servers", binaries=self.postgres_binaries)
         self._redis = EmbeddedRedis(folder / "servers", binary=DEBIAN_REDIS if debian else None)
-        self._workers = workers
+        self._knobs = knobs
         self.port = free_port()
         self._up: OwnedProcess | None = None
 
@@ -79,19 +80,19 @@ class Place:
             stack.push_async_callback(_stop, server)
             await _drive(server.starting(READY_WITHIN_S))
         ports = {name: free_port() for name in ("CALENDAR_PORT", "CRM_PORT", "AUTH_PORT")}
-        self._up = await stack.enter_async_context(
-            self._running((*_BOOKING, "up"), "up.log", self.port, WORKERS=self._workers, **ports)
-        )
+        self._up = await stack.enter_async_context(self._running((*_BOOKING, "up"), "up.log", self.port, **ports))
 
     @asynccontextmanager
-    async def serving(self, port: int, *, workers: int = 2, **knobs: object) -> AsyncGenerator[tuple[int, ...]]:
+    async def serving(
+        self, port: int, *, workers: int = API_PROCESSES, **knobs: object
+    ) -> AsyncGenerator[tuple[int, ...]]:
         """More API processes on the same servers, with settings of their own; their process numbers."""
         name = f"serve-{port}.log"
         async with self._running((*_BOOKING, "serve"), name, port, WORKERS=workers, **knobs) as process:
             yield tuple(children_of(process.pid))
 
     @asynccontextmanager
-    async def hello(self, port: int, *, processes: int = 2) -> AsyncGenerator[None]:
+    async def hello(self, port: int, *, processes: int = API_PROCESSES) -> AsyncGenerator[None]:
         """Bare Sanic on a port, with as many processes as the API has."""
         words = ("-m", "loadtest.bench.hello", "--port", str(port), "--processes", str(processes))
         async with self._running(words, "hello.log", port, path="/"):
@@ -124,8 +125,10 @@ class Place:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "DATA_DIR": self.folder / "data",
+            "WORKERS": API_PROCESSES,
             "PYTHONPATH": ROOT,
             "MOCK_SEED": 7,
+            **self._knobs,
             **knobs,
         }
         return kept | {name: str(value) for name, value in chosen.items()}
@@ -176,9 +179,11 @@ class Place:
 
 
 @asynccontextmanager
-async def running_place(folder: Path, *, servers: str = "embedded", workers: int = 2) -> AsyncGenerator[Place]:
+async def running_place(
+    folder: Path, knobs: Mapping[str, object], *, servers: str = "embedded"
+) -> AsyncGenerator[Place]:
     """An installation that can book, for the length of the block. Raises RuntimeError when it does not start."""
-    place = Place(folder, servers=servers, workers=workers)
+    place = Place(folder, knobs, servers=servers)
     async with AsyncExitStack() as stack:
         await place._start(stack)  # noqa: SLF001 - the block is the only way to start one
         yield place

@@ -1,11 +1,11 @@
-"""Which figures are measured on which installation: a fresh one for each group, so that none inherits another's work."""
+"""Which figures are measured on which installation: a fresh one a group, so that none inherits another's work."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from loadtest.bench.figures import Notebook
 from loadtest.bench.loads import Load
 from loadtest.bench.place import running_place
 from loadtest.bench.size import Size
+from loadtest.bench.surroundings import of_servers
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Run:
     figures: Collection[str]
     notebook: Notebook
     say: Callable[[str], None]
+    # What the servers are, as they say.
+    facts: list[str] = field(default_factory=list[str])
 
     async def measure(self) -> None:
         """All chosen figures. Raises Untrue or RuntimeError."""
@@ -73,13 +76,15 @@ class Run:
                 await sale.flash_sale(bench)
         if "B4" in self.figures:
             await reads.freshness(bench)
-        for _ in self._repeats("sizes of teams", {"B6", "B7", "B13"}):
-            if "B7" in self.figures:
-                await inside.claims(bench)
-            if "B6" in self.figures:
-                await inside.wide_availability(bench)
-            if "B13" in self.figures:
-                await memory.of_a_year(bench)
+        if {"B6", "B7"} & set(self.figures):
+            teams = await inside.make_teams(bench)
+            for _ in self._repeats("sizes of teams", {"B6", "B7"}):
+                if "B7" in self.figures:
+                    await inside.claims(bench, teams)
+                if "B6" in self.figures:
+                    await inside.wide_availability(bench, teams)
+        if "B13" in self.figures:
+            await memory.of_a_year(bench)
 
     async def _latency(self, bench: Bench) -> None:
         if "B9" in self.figures:
@@ -93,7 +98,7 @@ class Run:
             for _ in self._repeats("among many", {"B10"}):
                 await crowded.beside_many(few, many, crowd)
 
-    def _repeats(self, what: str, figures: Collection[str]):
+    def _repeats(self, what: str, figures: Collection[str]) -> Iterator[int]:
         if set(figures) & set(self.figures):
             for repeat in range(1, self.size.repeats + 1):
                 self.say(f"{what}, {repeat} of {self.size.repeats}")
@@ -106,7 +111,9 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            async with running_place(folder, servers=self.servers) as place:
+            async with running_place(folder, self.size.knobs, servers=self.servers) as place:
+                async with place.sql() as sql, place.redis() as redis:
+                    self.facts[:] = [await of_servers(sql, redis)]
                 yield Bench(place, self.notebook, self.size, self.load, count(1))
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -24,6 +25,8 @@ class Size:
     big_appointments: int
     buyers: int
     days_kept: int
+    # Settings that are not as shipped.
+    knobs: Mapping[str, object]
 
 
 def full(repeats: int, seconds: float) -> Size:
@@ -44,6 +47,7 @@ def full(repeats: int, seconds: float) -> Size:
         big_appointments=1_000_000,
         buyers=5_000,
         days_kept=365,
+        knobs={},
     )
 
 
@@ -56,8 +60,8 @@ def quick() -> Size:
         requests=60,
         coaches=8,
         organizations=3,
-        teams=(6, 100),
-        looks=5,
+        teams=(6, 40),
+        looks=3,
         latency_s=1.0,
         latency_rate=60.0,
         paced_rate=40.0,
@@ -65,4 +69,5 @@ def quick() -> Size:
         big_appointments=2_000,
         buyers=40,
         days_kept=31,
+        knobs={"CALENDAR_SYNC_INTERVAL_S": 0, "MOCK_DELAY_SCALE": 0},
     )
