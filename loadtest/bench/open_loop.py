@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from loadtest.bench.client import Connection, connections
+from loadtest.bench.client import Answer, Connection, connections
 
 CONNECTIONS = 64
 _TICK_NS = 250_000  # loops round their own timers up to a millisecond, which would show as latency
@@ -113,15 +113,14 @@ class _Run:
             asking.add_done_callback(lambda answer, c=connection, m=meant: self._answered(c, m, answer))
             self._begun += 1
 
-    def _answered(self, connection: Connection, meant: float, answer: asyncio.Future[object]) -> None:
+    def _answered(self, connection: Connection, meant: float, answer: asyncio.Future[Answer]) -> None:
         if self._done.done():
             return
         problem = answer.exception()
         if problem is not None:
             self._done.set_exception(problem)
             return
-        found: object = answer.result()
-        self._found.statuses[found.status] += 1  # type: ignore[attr-defined]
+        self._found.statuses[answer.result().status] += 1
         self._found.seconds.append(asyncio.get_running_loop().time() - meant)
         self._free.append(connection)
         if len(self._found.seconds) == self._count:

@@ -80,7 +80,7 @@ class Place:
             stack.push_async_callback(_stop, server)
             await _drive(server.starting(READY_WITHIN_S))
         ports = {name: free_port() for name in ("CALENDAR_PORT", "CRM_PORT", "AUTH_PORT")}
-        self._up = await stack.enter_async_context(self._running((*_BOOKING, "up"), "up.log", self.port, **ports))
+        self._up = await stack.enter_async_context(self._running((*_BOOKING, "up"), "up.log", self.port, ports))
 
     @asynccontextmanager
     async def serving(
@@ -88,19 +88,19 @@ class Place:
     ) -> AsyncGenerator[tuple[int, ...]]:
         """More API processes on the same servers, with settings of their own; their process numbers."""
         name = f"serve-{port}.log"
-        async with self._running((*_BOOKING, "serve"), name, port, WORKERS=workers, **knobs) as process:
+        async with self._running((*_BOOKING, "serve"), name, port, knobs | {"WORKERS": workers}) as process:
             yield tuple(children_of(process.pid))
 
     @asynccontextmanager
     async def hello(self, port: int, *, processes: int = API_PROCESSES) -> AsyncGenerator[None]:
         """Bare Sanic on a port, with as many processes as the API has."""
         words = ("-m", "loadtest.bench.hello", "--port", str(port), "--processes", str(processes))
-        async with self._running(words, "hello.log", port, path="/"):
+        async with self._running(words, "hello.log", port, {}, path="/"):
             yield
 
     @asynccontextmanager
     async def _running(
-        self, words: Sequence[str], log: str, port: int, *, path: str = "/readyz", **knobs: object
+        self, words: Sequence[str], log: str, port: int, knobs: Mapping[str, object], *, path: str = "/readyz"
     ) -> AsyncGenerator[OwnedProcess]:
         """A program that listens on a port, once `path` answers 200 there; ended with the block."""
         with (self.folder / log).open("ab") as out:

@@ -8,6 +8,8 @@ from typing import Any
 
 _SETTLED_WITHIN_S = 30.0
 _LOOK_S = 0.1
+# A busy machine may well stand still for some looks with requests under way.
+_SAME_LOOKS = 10
 
 
 class Untrue(Exception):
@@ -17,13 +19,12 @@ class Untrue(Exception):
 async def booked(sql: Any, orgs: Sequence[int]) -> int:
     """How many appointments of those organizations are scheduled, once no more come."""
     deadline = asyncio.get_running_loop().time() + _SETTLED_WITHIN_S
-    last = await _count(sql, orgs)
-    while True:
+    last, same = await _count(sql, orgs), 0
+    while same < _SAME_LOOKS and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(_LOOK_S)
         now = await _count(sql, orgs)
-        if now == last or asyncio.get_running_loop().time() > deadline:
-            return now
-        last = now
+        last, same = now, same + 1 if now == last else 0
+    return last
 
 
 async def _count(sql: Any, orgs: Sequence[int]) -> int:
