@@ -171,7 +171,8 @@ async def open_services(
             gate=gate, rates=rates, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics
         )
         gate_store = GateStore(database)
-        settle = SettleChange(gate=gate, store=gate_store, keeper=keeper, rosters=rosters, metrics=metrics)
+        tasks = TrackedTasks()
+        settle = SettleChange(gate=gate, store=gate_store, keeper=keeper, rosters=rosters, tasks=tasks, metrics=metrics)
         deficits = KeepDeficits(roster_store, grid, rosters)
         heal = HealGrid(
             store=gate_store,
@@ -195,8 +196,7 @@ async def open_services(
         book_ungated = BookUngated(store=gate_store, grids=grids, settle=settle, clock=clock, metrics=metrics)
         stack.push_async_callback(book_ungated.drain)
         reach = _failpoints(settings)
-        tasks = TrackedTasks()
-        stack.push_async_callback(tasks.drain, DRAIN_S)
+        stack.push_async_callback(_drain, tasks, gate)
         # Without Redis the process starts all the same, and goes on looking.
         await keep_gate.look(catch_up=False)
         keeping = asyncio.ensure_future(keep_gate.run())
@@ -335,6 +335,12 @@ def _count_trips(metrics: Metrics, closed: bool, why: Trip | None) -> None:
     if why is not None:
         metrics.gate_trips.labels(why.value).inc()
         _log.warning("redis is not asked", why=why.value)
+
+
+async def _drain(tasks: TrackedTasks, gate: Gate) -> None:
+    await tasks.drain(DRAIN_S)
+    await gate.drain()
+    await tasks.drain(DRAIN_S)  # a settlement may ask for a repair
 
 
 async def _end(task: asyncio.Future[None]) -> None:

@@ -103,6 +103,10 @@ class Roster:
     def _zone_groups(self) -> dict[tuple[int, ...], tuple[ZoneGroup, ...]]:
         return {}
 
+    @cached_property
+    def _zone_masks(self) -> dict[ZoneGroup, int]:
+        return {}
+
     def coach(self, coach_id: str) -> Coach:
         """The coach with that id. Raises NotFound."""
         found = self.coach_by_id.get(coach_id)
@@ -129,6 +133,13 @@ class Roster:
             )
             self._zone_groups[team] = groups
         return groups
+
+    def zone_mask(self, group: ZoneGroup) -> int:
+        """A group's columns as a row mask (kept, for ten thousand columns take milliseconds to put together)."""
+        mask = self._zone_masks.get(group)
+        if mask is None:
+            mask = self._zone_masks[group] = columns_mask(group.columns, self.width)
+        return mask
 
     def team_mask(self, team: tuple[int, ...]) -> int:
         """The team as a row mask."""

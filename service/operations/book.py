@@ -17,7 +17,7 @@ import uuid_utils
 
 from service.claims.gate import Gate
 from service.claims.messages import Admission, Answer, Mark, Release, Settlement, SlotClaim
-from service.claims.scripts import ClaimOutcome, ClaimReply, SettleOutcome
+from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.clock import Clock
 from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter, CommitOutcome, Committed, NewBooking
@@ -46,7 +46,8 @@ from service.operations.tracking import TrackedTasks
 CLAIM_ATTEMPTS = 6
 # How long a booking waits for a duplicate of itself, or follows a roster and a grid that keep changing under it.
 PATIENCE_S = 5.0
-DUPLICATE_LOOK_S = 0.05
+# It looks soon, because a booking that is just made is settled in a moment; then ever later.
+FIRST_LOOK_S, LAST_LOOK_S = 0.01, 0.08
 
 _log = get_logger("operations.book")
 
@@ -102,7 +103,7 @@ class Book:
         return await self._tasks.run(self._book(request, caller, rate))
 
     async def _book(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked:
-        attempts = 0
+        attempts, look_s = 0, FIRST_LOOK_S
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
         while attempts < CLAIM_ATTEMPTS and clock() < give_up:
@@ -131,9 +132,10 @@ class Book:
                     return booked
                 attempts += 1
             elif reply.outcome is ClaimOutcome.IN_PROGRESS:
-                replay = await self._wait_for_duplicate(request, caller, last=clock() + DUPLICATE_LOOK_S >= give_up)
-                if replay is not None:
-                    return replay
+                if clock() + look_s >= give_up:
+                    return await self._answer_of_duplicate(request, caller)
+                await asyncio.sleep(look_s)
+                look_s = min(2 * look_s, LAST_LOOK_S)
             elif reply.outcome not in LOOK_AGAIN:
                 return await self._not_claimed(request, caller, plan, reply)
             else:
@@ -144,12 +146,11 @@ class Book:
             raise Unavailable("repeated attempts at this time came to no answer")
         return booked
 
-    async def _wait_for_duplicate(self, request: BookingRequest, caller: Caller, *, last: bool) -> Booked | None:
-        """Wait a moment for the same request; `last`: its answer from Postgres. Raises IdempotencyInProgress then."""
-        if not last:
-            await asyncio.sleep(DUPLICATE_LOOK_S)
-            return None
-        # Redis may have lost its answer, or who set the mark may have gone on without Redis.
+    async def _answer_of_duplicate(self, request: BookingRequest, caller: Caller) -> Booked:
+        """Postgres' answer: Redis may have lost it, or who set the mark may have gone on without Redis.
+
+        Raises IdempotencyInProgress.
+        """
         replay = await self._stored_answer(request, caller)
         if replay is None:
             raise IdempotencyInProgress("a request with this idempotency key is still being carried out")
@@ -256,13 +257,19 @@ class Book:
         if committed.outcome is CommitOutcome.TAKEN:
             if self._reach:
                 await self._reach(Step.BOOKING_COMMITTED)
-            await self._settle(request, plan, appointment, body)
+            settled = self._settle(request, plan, appointment, body)
             if self._reach:
-                await self._reach(Step.BOOKING_SETTLED)
+                self._tasks.begin(self._reach_settled(settled))
             return Booked(str(appointment_id), body, replayed=False)
         return await self._lost(request, plan, appointment, committed)
 
-    async def _settle(self, request: BookingRequest, plan: Plan, appointment: Appointment, body: bytes) -> None:
+    def _settle(
+        self, request: BookingRequest, plan: Plan, appointment: Appointment, body: bytes
+    ) -> asyncio.Future[None]:
+        """Let Redis be told, which the answer does not wait for: committed is committed, whatever Redis says.
+
+        Until then the claim is pending and the key in progress; should this process die, the reconciler settles it.
+        """
         answer = None
         if request.idempotency_key is not None:
             answer = Answer(request.idempotency_key, request.fingerprint, 201, appointment.appointment_id.hex, body)
@@ -273,10 +280,12 @@ class Book:
             streams=heard_by(EventType.CREATED, endpoints=plan.roster.has_endpoints),
             answer=answer,
         )
-        # Committed is committed: whatever Redis says, the answer is 201.
-        if await self._settling.settle(settlement) is SettleOutcome.ABSENT:
-            # Redis lost the claim meanwhile: a day derived between that and the commit misses the booking.
-            await self._settling.repair(appointment)
+        return self._settling.settle_soon(settlement, appointment)
+
+    async def _reach_settled(self, settled: asyncio.Future[None]) -> None:
+        await settled
+        if self._reach:
+            await self._reach(Step.BOOKING_SETTLED)
 
     async def _lost(
         self, request: BookingRequest, plan: Plan, appointment: Appointment, committed: Committed

@@ -24,7 +24,6 @@ from service.domain.grid import (
     cell_of,
     cells_in,
     columns_in,
-    columns_mask,
     day_of,
     day_start,
     five_minute_ceil,
@@ -172,7 +171,7 @@ class FindAvailability:
         free = planes.starts(cells=cells, before=before, after=after)
         allowed = 0
         for group in groups:
-            columns = columns_mask((c for c in group.columns if c in team), roster.width)
+            columns = roster.zone_mask(group)
             aligned = _aligned_rows(first_day, len(days), roster.width, group.name, calendar.slot_interval)
             rows = planes.rows_mask(columns, cell_of(first) - planes.first_cell, _rows_until(planes, last))
             part = rows & aligned

@@ -22,6 +22,7 @@ from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters
+from service.operations.tracking import TrackedTasks
 
 MOST_LATE = 10_000
 TOLD_AT_ONCE = 128
@@ -33,11 +34,21 @@ _log = get_logger("operations.settle_change")
 class SettleChange:
     """Tells Redis what became of a change. Never fails: the change is what Postgres says."""
 
-    def __init__(self, *, gate: Gate, store: GateStore, keeper: GridKeeper, rosters: Rosters, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        store: GateStore,
+        keeper: GridKeeper,
+        rosters: Rosters,
+        tasks: TrackedTasks,
+        metrics: Metrics,
+    ) -> None:
         self._gate = gate
         self._store = store
         self._keeper = keeper
         self._rosters = rosters
+        self._tasks = tasks
         self._metrics = metrics
         # What Redis could not be told; whatever is lost of it, the sweeper and the reconciler find.
         self._late: deque[Settlement] = deque(maxlen=MOST_LATE)
@@ -116,16 +127,37 @@ class SettleChange:
         except (Unavailable, OutcomeUnknown) as problem:
             _log.warning("coach-days not repaired", org=days.org, column=days.column, error=problem.message)
 
-    async def settle(self, settlement: Settlement) -> SettleOutcome | None:
-        """Tell Redis of a committed change, now or when it can be told again (then None)."""
+    async def settle(self, settlement: Settlement) -> None:
+        """Tell Redis of a committed change, now or when it can be told again."""
         try:
-            return await self._gate.settle(settlement)
+            await self._gate.settle(settlement)
         except Unavailable as problem:
-            self._metrics.unsettled.inc()
-            if not self._late:  # the first of an outage stands for all
-                _log.warning("changes not settled", settled_event=settlement.event, error=problem.message)
-            self._late.append(settlement)
-            return None
+            self._put_off(settlement, problem)
+
+    def settle_soon(self, settlement: Settlement, booked: Appointment) -> asyncio.Future[None]:
+        """Tell Redis of a committed booking in a moment, as `settle` does; done when it was told or put off.
+
+        Where Redis has lost the claim meanwhile, a day derived between that and the commit misses the booking: its
+        coach-day is put right.
+        """
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def told(outcome: asyncio.Future[SettleOutcome]) -> None:
+            problem = outcome.exception()
+            if problem is not None:
+                self._put_off(settlement, problem)
+            elif outcome.result() is SettleOutcome.ABSENT:
+                self._tasks.begin(self.repair(booked))
+            ended.set_result(None)
+
+        self._gate.settle_soon(settlement, told)
+        return ended
+
+    def _put_off(self, settlement: Settlement, problem: BaseException) -> None:
+        self._metrics.unsettled.inc()
+        if not self._late:  # the first of an outage stands for all
+            _log.warning("changes not settled", settled_event=settlement.event, error=str(problem))
+        self._late.append(settlement)
 
     async def tell_late(self) -> None:
         """Tell Redis what it could not be told before. Raises Unavailable."""

@@ -24,10 +24,14 @@ class TrackedTasks:
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of `work`, which goes on when the caller is cancelled."""
+        return await asyncio.shield(self.begin(work))
+
+    def begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Begin `work` that nobody needs to wait for."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
