@@ -55,11 +55,11 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class ZoneGroup:
-    """The columns of one zone in a team. `number` is the zone's index in the roster."""
+    """The columns of one zone in a team, as a row mask. `number` is the zone's index in the roster."""
 
     number: int
     name: str
-    columns: tuple[int, ...]
+    mask: int
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,6 @@ class Roster:
     def _zone_groups(self) -> dict[tuple[int, ...], tuple[ZoneGroup, ...]]:
         return {}
 
-    @cached_property
-    def _zone_masks(self) -> dict[ZoneGroup, int]:
-        return {}
-
     def coach(self, coach_id: str) -> Coach:
         """The coach with that id. Raises NotFound."""
         found = self.coach_by_id.get(coach_id)
@@ -129,17 +125,11 @@ class Roster:
             for column in team:
                 by_zone.setdefault(self.coach_by_column[column].timezone, []).append(column)
             groups = tuple(
-                ZoneGroup(self.zone_numbers[name], name, tuple(columns)) for name, columns in by_zone.items()
+                ZoneGroup(self.zone_numbers[name], name, columns_mask(columns, self.width))
+                for name, columns in by_zone.items()
             )
             self._zone_groups[team] = groups
         return groups
-
-    def zone_mask(self, group: ZoneGroup) -> int:
-        """A group's columns as a row mask (kept, for ten thousand columns take milliseconds to put together)."""
-        mask = self._zone_masks.get(group)
-        if mask is None:
-            mask = self._zone_masks[group] = columns_mask(group.columns, self.width)
-        return mask
 
     def team_mask(self, team: tuple[int, ...]) -> int:
         """The team as a row mask."""

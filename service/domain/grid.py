@@ -1,9 +1,8 @@
-"""The day grid: time cut into 5-minute cells, coaches as bit columns, slots as arithmetic on whole days.
+"""The day grid: time cut into 5-minute cells, coaches as bit columns.
 
 A *plane* is the bit matrix of one organization and one UTC day: 288 rows (a row a cell), a column a coach,
-rows padded to whole 32-bit words. As a Python integer a plane is read big-endian, so the first cell is the
-most significant row and the first column the most significant bit of its row. Several days are put one
-behind the other; then "free for the whole slot" is a handful of shifts and ANDs whatever the number of coaches.
+rows padded to whole 32-bit words. A row is read as a big-endian integer, its *mask*: the first column is the most
+significant bit.
 """
 
 from __future__ import annotations
@@ -139,106 +138,6 @@ class Placement:
     def ends_at(self) -> datetime:
         """When the appointment ends."""
         return instant_of(self.end)
-
-
-def repeat_row(row: int, rows: int, width: int) -> int:
-    """A row written `rows` times one below the other (by doubling, so a week costs a dozen shifts)."""
-    bits = width * 8
-    block, done, result = row, 1, 0
-    filled = 0
-    while rows:
-        if rows & 1:
-            result |= block << (filled * bits)
-            filled += done
-        rows >>= 1
-        if rows:
-            block |= block << (done * bits)
-            done *= 2
-    return result
-
-
-def run_of_rows(free: int, count: int, bits: int) -> int:
-    """Rows at which `count` consecutive rows starting there are set, column by column.
-
-    Row r of the answer is the AND of rows r … r+count-1 of `free`; rows past the end count as not free.
-    Doubling keeps it to log2(count) shifts of the whole matrix.
-    """
-    have = 1
-    acc = free
-    while have < count:
-        step = min(have, count - have)
-        acc &= acc << (step * bits)
-        have += step
-    return acc
-
-
-@dataclass(frozen=True, slots=True)
-class Planes:
-    """The planes of consecutive UTC days as integers: what a search over availability needs.
-
-    `first_day` is the first UTC day, `days` how many, `width` bytes a row; `open` and `occupied` hold
-    `days * 288` rows each.
-    """
-
-    first_day: int
-    days: int
-    width: int
-    open: int
-    occupied: int
-
-    @classmethod
-    def join(cls, first_day: int, width: int, planes: list[tuple[bytes, bytes]]) -> Planes:
-        """Planes of consecutive days, each as (open, occupied) bytes of `288 * width`."""
-        return cls(
-            first_day,
-            len(planes),
-            width,
-            int.from_bytes(b"".join(p[0] for p in planes), "big"),
-            int.from_bytes(b"".join(p[1] for p in planes), "big"),
-        )
-
-    @property
-    def rows(self) -> int:
-        """How many rows (cells) there are."""
-        return self.days * CELLS_PER_DAY
-
-    @property
-    def first_cell(self) -> int:
-        """The absolute number of the first cell."""
-        return self.first_day * CELLS_PER_DAY
-
-    def starts(self, *, cells: int, before: int = 0, after: int = 0) -> int:
-        """Rows (as a matrix) at which a slot of `cells` with buffers may begin, for every column.
-
-        Each of the slot's own cells must be open and not occupied, each buffer cell not occupied.
-        A slot whose cells leave the matrix at the end is not listed; missing rows before the
-        first day count as occupied when a buffer would need them.
-        """
-        bits = self.width * 8
-        size = self.rows * bits
-        full = (1 << size) - 1
-        unoccupied = ~self.occupied & full
-        result = run_of_rows(self.open & unoccupied, cells, bits) & full
-        if before or after:
-            clear = run_of_rows(unoccupied, before + cells + after, bits) & full
-            result &= clear >> (before * bits)
-        return result
-
-    def rows_mask(self, row: int, first: int, last: int) -> int:
-        """The matrix in which the rows `[first, last)` equal `row` and all others are empty."""
-        if last <= first:
-            return 0
-        return repeat_row(row, last - first, self.width) << ((self.rows - last) * self.width * 8)
-
-    def iterate(self, matrix: int) -> Iterator[tuple[int, int]]:
-        """(absolute cell, row) of every row of `matrix` that is not empty, in order of time."""
-        data = matrix.to_bytes(self.rows * self.width, "big")
-        width = self.width
-        empty = bytes(width)
-        for index in range(self.rows):
-            chunk = data[index * width : (index + 1) * width]
-            if chunk != empty:
-                yield self.first_cell + index, int.from_bytes(chunk, "big")
 
 
 def five_minute_floor(instant: datetime, minutes: int = CELL_MINUTES) -> datetime:

@@ -70,12 +70,18 @@ class Claiming:
         return reply
 
     async def catch_up(self, plan: Plan, reply: ClaimReply) -> None:
-        """Learn what the gate said is missing or out of date: the roster, or days of the grid. Raises Unavailable."""
-        if reply.outcome is ClaimOutcome.UNKNOWN_DAY:
-            days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
-            await self._keeper.derive(plan.roster.org, sorted(days))
-        else:
-            await self._rosters.refresh(plan.roster.org, plan.roster)
+        """Learn what the gate said is missing or out of date: the roster, or days of the grid. Raises Unavailable.
+
+        Where Redis cannot be asked any more that is for the next question to find out.
+        """
+        try:
+            if reply.outcome is ClaimOutcome.UNKNOWN_DAY:
+                days = {part.day for part in plan.placement.segments()} | {day for _, day in plan.zones}
+                await self._keeper.derive(plan.roster.org, sorted(days))
+            else:
+                await self._rosters.refresh(plan.roster.org, plan.roster)
+        except GateClosed:
+            return
 
     async def taken(self, plan: Plan, revision: int) -> SlotUnavailable:
         """The refusal of a time that nobody could take, with the next free ones."""

@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from service.claims.grid import GridStore, PlanesRead, whole
 from service.clock import Clock
 from service.domain.appointment import show_time
 from service.domain.calendar import Calendar, Coach, Roster, earliest_start, latest_start
 from service.domain.grid import (
     CELLS_PER_DAY,
-    Planes,
     cell_of,
     cells_in,
     columns_in,
@@ -29,6 +30,7 @@ from service.domain.grid import (
     five_minute_ceil,
     instant_of,
 )
+from service.domain.search import Planes, RowNumbers, Rows, row_of, rows_in
 from service.domain.zones import aligned_cells, day_bounds, local_date, zone
 from service.errors import GateClosed, Unavailable
 from service.operations.keep_grid import GridKeeper
@@ -155,8 +157,8 @@ class FindAvailability:
 
     async def _free(
         self, roster: Roster, calendar: Calendar, team: tuple[int, ...], first: datetime, last: datetime
-    ) -> tuple[int, Planes]:
-        """The matrix of free starts in `[first, last)` and the planes it is read from."""
+    ) -> tuple[Rows, Planes]:
+        """The rows of free starts in `[first, last)` and the planes it is read from."""
         before, cells, after = (
             cells_in(minutes) for minutes in (calendar.buffer_before, calendar.slot_duration, calendar.buffer_after)
         )
@@ -169,23 +171,20 @@ class FindAvailability:
         )
         planes, full = await self._read(roster, days, local_days)
         free = planes.starts(cells=cells, before=before, after=after)
-        allowed = 0
+        found = np.zeros_like(free)
+        begin, end = cell_of(first) - planes.first_cell, cell_of(five_minute_ceil(last)) - planes.first_cell
         for group in groups:
-            columns = roster.zone_mask(group)
-            aligned = _aligned_rows(first_day, len(days), roster.width, group.name, calendar.slot_interval)
-            rows = planes.rows_mask(columns, cell_of(first) - planes.first_cell, _rows_until(planes, last))
-            part = rows & aligned
+            aligned = _aligned_rows(first_day, len(days), group.name, calendar.slot_interval)
+            rows = aligned[np.searchsorted(aligned, begin) : np.searchsorted(aligned, end)]
+            part = free[rows] & row_of(group.mask, roster.width)
             for day in local_days:
-                reached = full[day] & columns
+                reached = full[day] & group.mask
                 if reached:
-                    start, end = day_bounds((day_start(day)).date(), zone(group.name))
-                    part &= ~planes.rows_mask(
-                        reached,
-                        max(0, cell_of(start) - planes.first_cell),
-                        min(planes.rows, cell_of(end) - planes.first_cell),
-                    )
-            allowed |= part
-        return free & allowed, planes
+                    bounds = day_bounds(day_start(day).date(), zone(group.name))
+                    first_row, end_row = np.searchsorted(rows, [cell_of(bound) - planes.first_cell for bound in bounds])
+                    part[first_row:end_row] &= ~row_of(reached, roster.width)
+            found[rows] |= part
+        return found, planes
 
     async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
         """Planes and full rows; missing days are derived first. Raises _RowsChanged or Unavailable.
@@ -217,7 +216,7 @@ class FindAvailability:
 
 def _joined(roster: Roster, days: range, read: PlanesRead) -> tuple[Planes, dict[int, int]]:
     return (
-        Planes.join(days.start, roster.width, [planes for planes in read.days if planes is not None]),
+        Planes(days.start, roster.width, [planes for planes in read.days if planes is not None]),
         {day: int.from_bytes(row or b"", "big") for day, row in read.full.items()},
     )
 
@@ -226,17 +225,10 @@ def _local_day(instant: datetime, name: str) -> int:
     return (local_date(instant, zone(name)) - day_start(0).date()).days
 
 
-def _rows_until(planes: Planes, last: datetime) -> int:
-    """The first row at which no start may lie any more: `last` rounded up to a cell."""
-    return min(planes.rows, cell_of(five_minute_ceil(last)) - planes.first_cell)
-
-
 @lru_cache(maxsize=256)
-def _aligned_rows(first_day: int, days: int, width: int, name: str, interval: int) -> int:
-    """All columns of the rows at which a zone's start grid has a start, as a matrix over several days."""
-    ones, none = b"\xff" * width, bytes(width)
-    parts: list[bytes] = []
+def _aligned_rows(first_day: int, days: int, name: str, interval: int) -> RowNumbers:
+    """The rows of several days at which a zone's start grid has a start."""
+    cells = 0
     for day in range(first_day, first_day + days):
-        cells = aligned_cells(day, zone(name), interval)
-        parts += [ones if cells >> (CELLS_PER_DAY - 1 - row) & 1 else none for row in range(CELLS_PER_DAY)]
-    return int.from_bytes(b"".join(parts), "big")
+        cells = cells << CELLS_PER_DAY | aligned_cells(day, zone(name), interval)
+    return rows_in(cells, days)

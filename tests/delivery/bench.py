@@ -199,7 +199,8 @@ class Bench:
         return await redis.xlen(keys.stream(name)), pending, await redis.zcard(keys.due(name))
 
     async def nothing_left(self) -> bool:
-        """Whether every stream, pending list and due set is empty."""
+        """Whether every stream, pending list and due set is empty, and nothing is on its way into them."""
+        await self.services.gate.drain()
         return all([await self.left(name) == (0, 0, 0) for name in STREAMS])
 
     async def dead(self, name: str) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ A hold is as short as the history proves. It is longer than that only
 - where a hold ends within a fault that can keep Redis from hearing of it, or within `SETTLING_S` after its heal (the
   deadline, a round, the start of a process): it may last until then; a process that stops asking Redis, as its
   log says, is such a fault too;
+- where a request uses a key again: it may claim what it asks for until Postgres tells that the key has its answer;
 - where Redis is put back to a state of before: what ended up to `ROLLBACK_S` before the fault may be held again.
 """
 
@@ -76,6 +77,10 @@ class Holds:
         ends = [operation.answered or operation.invoked for operation in history.operations]
         self._first, self._last = min((op.invoked for op in history.operations), default=0.0), max(ends, default=0.0)
         self._rivals = _rivals(history)
+        self._first_use: dict[tuple[str, str | None], float] = {}
+        for operation in sorted(history.operations, key=lambda operation: operation.invoked):
+            if operation.key is not None:
+                self._first_use.setdefault((operation.org, operation.key), operation.invoked)
         self._changes: dict[tuple[str, str], list[Change]] = defaultdict(list)
         for change in timeline.changes:
             self._changes[change.org, change.appointment_id].append(change)
@@ -118,13 +123,15 @@ class Holds:
         """A request under way may hold the time it asks for of any coach it may get.
 
         One that is known to have booked or moved held what it got, and nothing else, unless there was trouble or
-        another change of the same appointment (then it claims again); one that was refused found nothing to hold.
+        another change of the same appointment (then it claims again); one that was refused found nothing to hold. But
+        where Redis has lost what its key stands for, a later request with that key claims before Postgres tells.
         """
         ends = over_by(operation)
         made = self._made.get(operation.number)
         rivals = operation.kind == "move" and self.has_rival(operation)
         known = made is not None or not operation.unknown
-        if known and not rivals and not self.troubles.touch(operation.invoked, ends):
+        later = operation.invoked > self._first_use.get((operation.org, operation.key), math.inf)
+        if known and not rivals and not later and not self.troubles.touch(operation.invoked, ends):
             return
         owner = made.appointment_id if made is not None else operation.target or f"request {operation.number}"
         for place in self.wanted(operation):

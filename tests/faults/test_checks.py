@@ -66,6 +66,20 @@ def test_a_time_just_freed_is_a_reason_only_within_seconds_after_a_fault() -> No
     assert refused_at(3.0, "crm_refuse") == {"C6"}, "the CRM has nothing to do with the grid"
 
 
+def test_a_request_whose_key_was_used_before_is_a_reason_as_long_as_it_lasts() -> None:
+    def refused(invoked: float, first_use: float) -> set[str]:
+        story = Story()
+        story.booked(12, "c0", 0.5, 0.6)
+        story.booked(9, "c0", first_use, first_use + 0.1, key="k")
+        story.refuse(story.ask("book", story.wish(12), 2.0, key="k"), 2.5, 422, "IDEMPOTENCY_KEY_REUSED")
+        story.refuse(story.ask("book", story.wish(12), invoked), invoked + 0.1)
+        return failing(story)
+
+    assert refused(2.2, 1.0) == set()
+    assert refused(2.7, 1.0) == {"C6"}
+    assert refused(2.2, 3.0) == {"C6"}, "a key that is new claims only what it books"
+
+
 def test_a_full_day_is_a_reason() -> None:
     story = Story()
     for hour in (8, 10):

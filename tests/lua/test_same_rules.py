@@ -18,8 +18,9 @@ from service.claims.scripts import ClaimOutcome, ReleaseOutcome
 from service.domain.assignment import Candidate, Decision, Strategy, choose, considered_columns
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, DayColumns, Held, Wanted
-from service.domain.grid import CELLS_PER_DAY, Placement, Planes, columns_in
+from service.domain.grid import CELLS_PER_DAY, Placement, columns_in
 from service.domain.plane import cells_mask, plane_of
+from service.domain.search import Planes
 from tests.lua.world import DAY, ORG, World, at, coach, roster_of
 
 DAYS = range(DAY - 1, DAY + 2)
@@ -135,7 +136,7 @@ class Drawn:
     def free(self) -> list[int]:
         """The free columns of the team, by Python's planes."""
         s, width = self.situation, self.roster.width
-        planes = Planes.join(
+        planes = Planes(
             DAYS.start,
             width,
             [(plane_of(self.open[day], width), plane_of(self.occupied[day], width)) for day in DAYS],

@@ -53,6 +53,7 @@ async def test_a_caller_that_goes_away_does_not_stop_its_booking(services: Servi
         with pytest.raises(asyncio.CancelledError):
             await request
     await services.tasks.drain(5)
+    await services.gate.drain()
     assert await sql.fetchval("SELECT count(*) FROM appointments WHERE starts_at = $1", start) == 1
     assert await services.grid.pending() == {}
     again = await services.book(wish(start, idempotency_key="key"), caller(org), RateSeen())

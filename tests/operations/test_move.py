@@ -33,6 +33,7 @@ async def booked(services: Services, org: int) -> Appointment:
     """An appointment of coach-4, whom nobody else competes with in cal-2 at that time."""
     start = (await free_starts(services, org, "cal-2"))[10]
     answer = await services.book(wish(start, "cal-2", coach_id="coach-4"), caller(org), RateSeen())
+    await services.gate.drain()
     found = await services.appointments.get(org, UUID(orjson.loads(answer.body)["appointment_id"]))
     assert found is not None
     return found

@@ -120,6 +120,7 @@ async def test_two_reconcilers_at_once_end_a_claim_once(
 
 async def _booked(services: Services, org: int, request: BookingRequest) -> UUID:
     booked = await services.book(request, caller(org), RateSeen())
+    await services.gate.drain()
     return UUID(orjson.loads(booked.body)["appointment_id"])
 
 

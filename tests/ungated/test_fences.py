@@ -120,6 +120,7 @@ async def test_a_note_that_comes_late_frees_nobody_elses_time(
     """The cancellation went on without it, and the time is somebody else's when Redis gets the note at last."""
     start = (await free_starts(services, org))[40]
     first = await booked(services, org, start, coach_id="coach-3")
+    await services.gate.drain()
     note = services.gate.note_release
 
     late: list[Any] = []
@@ -132,6 +133,7 @@ async def test_a_note_that_comes_late_frees_nobody_elses_time(
     await cancelled(services, first)
     assert await services.heal() == 1
     await booked(services, org, start, coach_id="coach-3", person=1)
+    await services.gate.drain()
     await note(*late.pop())
     assert len(await services.grid.pending()) == 1
     await steps.expire_pending(services)
