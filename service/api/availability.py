@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -126,25 +127,31 @@ def _body(free: FreeSlots, zone_name: str | None, *, by_start: bool, with_ids: b
 
 
 def _slots(free: FreeSlots, zone: ZoneInfo | None) -> Iterator[str]:
-    """One row a coach and start; the text of a time is made once a start and that of a coach once."""
-    coaches = {c.column: f'{{"coach_id":{orjson.dumps(c.coach_id).decode()},' for c in free.roster.coaches}
-    for cell, found in free.slots():
-        times = _times(free, cell, zone)
-        for coach in found:
-            yield f"{coaches[coach.column]}{times}}}"
+    """The rows of each start, one a coach; the coaches of equal masks are looked up once."""
+    begun: dict[int, list[str]] = {}
+    for cell, mask in free.rows:
+        coaches = begun.get(mask)
+        if coaches is None:
+            coaches = begun[mask] = [
+                f'{{"coach_id":{orjson.dumps(coach.coach_id).decode()},' for coach in free.coaches_in(mask)
+            ]
+        rest = f"{_times(cell, free.calendar.slot_duration, zone)}}}"
+        yield f"{f'{rest},'.join(coaches)}{rest}"
 
 
 def _starts(free: FreeSlots, zone: ZoneInfo | None, with_ids: bool) -> Iterator[str]:
-    if not with_ids:
-        for cell, row in free.rows:
-            yield f'{{{_times(free, cell, zone)},"available":{row.bit_count()}}}'
-        return
-    for cell, found in free.slots():
-        ids = orjson.dumps([coach.coach_id for coach in found]).decode()
-        yield f'{{{_times(free, cell, zone)},"available":{len(found)},"coach_ids":{ids}}}'
+    for cell, mask in free.rows:
+        times = _times(cell, free.calendar.slot_duration, zone)
+        if with_ids:
+            ids = orjson.dumps([coach.coach_id for coach in free.coaches_in(mask)]).decode()
+            yield f'{{{times},"available":{mask.bit_count()},"coach_ids":{ids}}}'
+        else:
+            yield f'{{{times},"available":{mask.bit_count()}}}'
 
 
-def _times(free: FreeSlots, cell: int, zone: ZoneInfo | None) -> str:
+@lru_cache(maxsize=16_384)
+def _times(cell: int, minutes: int, zone: ZoneInfo | None) -> str:
+    """The times of a slot as JSON: of a month's starts each is asked for again and again."""
     start = instant_of(cell)
-    end = start + timedelta(minutes=free.calendar.slot_duration)
+    end = start + timedelta(minutes=minutes)
     return f'"start_time":"{show_time(start, zone)}","end_time":"{show_time(end, zone)}"'

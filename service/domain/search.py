@@ -65,8 +65,10 @@ class Planes:
 
     def iterate(self, rows: Rows) -> Iterator[tuple[int, int]]:
         """(absolute cell, mask) of every row that is not empty, in order of time."""
-        for number in np.flatnonzero(rows.any(axis=1)).tolist():
-            yield self.first_cell + number, int.from_bytes(rows[number].tobytes(), "big")
+        numbers = np.flatnonzero(rows.any(axis=1))
+        data, width, first = rows[numbers].tobytes(), self.width, self.first_cell
+        for place, number in enumerate(numbers.tolist()):
+            yield first + number, int.from_bytes(data[place * width : (place + 1) * width], "big")
 
 
 def run_of_rows(rows: Rows, count: int) -> Rows:

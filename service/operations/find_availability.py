@@ -63,13 +63,15 @@ class FreeSlots:
         """How many slots (coach and start)."""
         return sum(row.bit_count() for _, row in self.rows)
 
+    def coaches_in(self, mask: int) -> list[Coach]:
+        """The coaches of a row, by id."""
+        coaches = self.roster.coach_by_column
+        return sorted((coaches[column] for column in columns_in(mask, self.roster.width)), key=lambda c: c.coach_id)
+
     def slots(self) -> Iterator[tuple[int, list[Coach]]]:
         """(absolute cell, coaches free there by id) in order of time."""
-        coaches = self.roster.coach_by_column
-        for cell, row in self.rows:
-            found = [coaches[column] for column in columns_in(row, self.roster.width)]
-            found.sort(key=lambda coach: coach.coach_id)
-            yield cell, found
+        for cell, mask in self.rows:
+            yield cell, self.coaches_in(mask)
 
 
 class FindAvailability:
