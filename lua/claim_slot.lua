@@ -35,8 +35,8 @@
 --                revision of the roster
 --   broken       the item could not be evaluated: the message
 
-local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
-local unpack_bytes, pack_bytes, floor = struct.unpack, struct.pack, math.floor
+local band, bor, bxor, bnot, lshift = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift
+local unpack_bytes, pack_bytes, floor, find = struct.unpack, struct.pack, math.floor, string.find
 local call = redis.call
 
 local pending = KEYS[1]
@@ -59,6 +59,16 @@ for k = 0, 31 do BITS[k] = lshift(1, 31 - k) end
 -- How the integers of a word of columns are packed, and in how many bytes.
 local SCORES, DEFICITS, LIMITS = { 'I4', 128 }, { 'i4', 128 }, { 'I2', 64 }
 for _, form in ipairs({ SCORES, DEFICITS, LIMITS }) do form[1] = '>' .. string.rep(form[1], 32) end
+-- Forms by how often they are repeated, made when they are asked for.
+local function repeated(part)
+  return setmetatable({}, { __index = function(forms, times)
+    forms[times] = '>' .. string.rep(part, times)
+    return forms[times]
+  end })
+end
+local CONSIDERED, ROWS_OF_ONE_WORD = repeated('HI4i4'), repeated('I4')
+-- From so many words on, words in which everybody is taken are passed over by looking for a byte that is not full.
+local WIDE = 8
 
 -- What every item of the batch asks for is read once, and what every item changes is written once, by `write_back`.
 local rosters, rates, scores_read, deficits_read, limits_read = {}, {}, {}, {}, {}
@@ -108,9 +118,9 @@ local function look_up(idempotency)
   return 'replay', string.sub(value, 34)
 end
 
--- The rows a claim needs, read once: [bytes of open rows, bytes of occupied rows, rows before the open ones].
+-- The rows a claim needs, read once: of each segment {open rows, occupied rows, how many of each}, and the full rows.
 local function read_rows(claim, width)
-  local rows = {}
+  local rows, fulls = {}, {}
   for i, segment in ipairs(claim[7]) do
     local first, count, open_first, open_count = segment[3], segment[4], segment[5], segment[6]
     local occupied = call('GETRANGE', KEYS[segment[2]], first * width, (first + count) * width - 1)
@@ -125,9 +135,9 @@ local function read_rows(claim, width)
   for i, date in ipairs(claim[8]) do
     local full = call('GETRANGE', KEYS[date[2]], 0, -1)
     if #full ~= width then return nil end
-    rows['full' .. i] = full
+    fulls[i] = full
   end
-  return rows
+  return rows, fulls
 end
 
 local function without(bytes, first, last, width, column)
@@ -141,77 +151,103 @@ local function without(bytes, first, last, width, column)
 end
 
 -- What the appointment that moves holds itself does not stand in its way.
-local function take_own_out(claim, rows, width)
+local function take_own_out(claim, rows, fulls, width)
   local own = claim[17]
   for _, overlap in ipairs(own[8]) do
     local segment = rows[overlap[1]]
     segment[2] = without(segment[2], overlap[2], overlap[3], width, own[2])
   end
   for i, date in ipairs(claim[8]) do
-    if date[4] == own[5] then rows['full' .. i] = without(rows['full' .. i], 0, 1, width, own[2]) end
+    if date[4] == own[5] then fulls[i] = without(fulls[i], 0, 1, width, own[2]) end
   end
 end
 
 -- Columns of word `w` that are members, have not reached their day's limit, and are free on every row.
-local function free_in_word(claim, rows, zones, width, w, members)
+local function free_in_word(rows, fulls, zones, width, w, members)
   local at = w * 4 + 1
   local free = 0
-  for i in ipairs(claim[8]) do
-    local may = bnot(word_at(rows['full' .. i], at))
+  for i = 1, #fulls do
+    local may = bnot(word_at(fulls[i], at))
     if zones[i] then may = band(may, word_at(zones[i], at)) end
     free = bor(free, may)
   end
   free = band(free, members)
-  for i = 1, #claim[7] do
+  for i = 1, #rows do
     local segment = rows[i]
     local open, occupied = segment[1], segment[2]
-    for r = 0, segment[4] - 1 do
+    for from = at, at + (segment[4] - 1) * width, width do
       if free == 0 then return 0 end
-      free = band(free, bnot(word_at(occupied, r * width + at)))
+      free = band(free, bnot(word_at(occupied, from)))
     end
-    for r = 0, segment[3] - 1 do
+    for from = at, at + (segment[3] - 1) * width, width do
       if free == 0 then return 0 end
-      free = band(free, word_at(open, r * width + at))
+      free = band(free, word_at(open, from))
     end
   end
   return free
 end
 
-local function free_columns(claim, roster, rows, team, wanted)
-  local width, found = roster.width, {}
-  local zones = {}
+-- The first word from `w` on that has somebody who is not taken on the first row, nil when there is none.
+local function not_taken_from(rows, width, w)
+  local at = find(rows[1][2], '[^\255]', w * 4 + 1)
+  if at and at <= width then return floor((at - 1) / 4) end
+end
+
+local function add_columns(found, w, free)
+  local n = #found
+  for k = 0, 31 do
+    if band(free, BITS[k]) ~= 0 then
+      n = n + 1
+      found[n] = w * 32 + k
+      free = bxor(free, BITS[k])
+      if free == 0 then return end
+    end
+  end
+end
+
+local function free_columns(claim, roster, rows, fulls, team, wanted)
+  local width, found, zones = roster.width, {}, {}
   for i, date in ipairs(claim[8]) do
     zones[i] = date[1] and field_of(KEYS[claim[2]], roster, date[1]) or false
   end
   local words = #team / 6
-  for step = 0, words - 1 do
-    local w, members = unpack_bytes('>HI4', team, ((claim[11] + step) % words) * 6 + 1)
-    if wanted >= 0 then
-      members = floor(wanted / 32) == w and band(members, BITS[wanted % 32]) or 0
+  if words == 0 then return found end
+  -- Of a team without gaps so many words further is so many places further.
+  local leap = words >= WIDE and unpack_bytes('>H', team, #team - 5) - unpack_bytes('>H', team) == words - 1
+  local place, left = claim[11] % words, words
+  while left > 0 do
+    local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
+    local passed = 0
+    if leap then
+      passed = math.min((not_taken_from(rows, width, w) or width) - w, words - place, left)
     end
-    if members ~= 0 then
-      local free = free_in_word(claim, rows, zones, width, w, members)
-      if free ~= 0 then
-        for k = 0, 31 do
-          if band(free, BITS[k]) ~= 0 then found[#found + 1] = w * 32 + k end
-        end
+    if passed > 0 then
+      left, place = left - passed, (place + passed) % words
+    else
+      if wanted >= 0 then
+        members = floor(wanted / 32) == w and band(members, BITS[wanted % 32]) or 0
       end
+      if members ~= 0 then
+        local free = free_in_word(rows, fulls, zones, width, w, members)
+        if free ~= 0 then add_columns(found, w, free) end
+        if #found >= ENOUGH then break end
+      end
+      left, place = left - 1, (place + 1) % words
     end
-    if #found >= ENOUGH then break end
   end
   return found
 end
 
-local function candidates(claim, roster, rows, team)
+local function candidates(claim, roster, rows, fulls, team)
   local own = claim[17]
-  if not own then return free_columns(claim, roster, rows, team, claim[10]) end
-  take_own_out(claim, rows, roster.width)
+  if not own then return free_columns(claim, roster, rows, fulls, team, claim[10]) end
+  take_own_out(claim, rows, fulls, roster.width)
   if own[7] == 'keep' then
-    local kept = free_columns(claim, roster, rows, team, own[2])
+    local kept = free_columns(claim, roster, rows, fulls, team, own[2])
     if #kept > 0 then return kept end
   end
   local found = {}
-  for _, column in ipairs(free_columns(claim, roster, rows, team, claim[10])) do
+  for _, column in ipairs(free_columns(claim, roster, rows, fulls, team, claim[10])) do
     if own[7] ~= 'others' or column ~= own[2] then found[#found + 1] = column end
   end
   return found
@@ -238,19 +274,22 @@ local function word_of(words, key, w, form)
   return word
 end
 
+-- What each found column scores and is owed; also the word of deficits it stands in.
 local function weigh(claim, found)
-  local scores, deficits = {}, {}
+  local scores, deficits, words = {}, {}, {}
+  local scores_key, deficits_key = KEYS[claim[12]], KEYS[claim[14]]
   local w, of_word, owed_in_word = -1, nil, nil
-  for i, column in ipairs(found) do
+  for i = 1, #found do
+    local column = found[i]
     local k = column % 32 + 1
     if (column - k + 1) / 32 ~= w then
       w = (column - k + 1) / 32
-      of_word = word_of(scores_read, KEYS[claim[12]], w, SCORES)
-      owed_in_word = word_of(deficits_read, KEYS[claim[14]], w, DEFICITS)
+      of_word = word_of(scores_read, scores_key, w, SCORES)
+      owed_in_word = word_of(deficits_read, deficits_key, w, DEFICITS)
     end
-    scores[i], deficits[i] = of_word[k], owed_in_word[k]
+    scores[i], deficits[i], words[i] = of_word[k], owed_in_word[k], owed_in_word
   end
-  return scores, deficits
+  return scores, deficits, words
 end
 
 -- The rule of service/domain/assignment.py, held equal by a property test.
@@ -264,31 +303,45 @@ local function choose(strategy, found, scores, deficits)
     shares[best] = UNITS
     return best, shares
   end
-  local total, given = 0, 0
-  for i = 1, #found do total = total + scores[i] end
-  for i = 1, #found do
-    shares[i] = total > 0 and floor(UNITS * scores[i] / total) or floor(UNITS / #found)
-    given = given + shares[i]
-  end
-  for i = 2, #found do
-    local owed, most = deficits[i] + shares[i], deficits[best] + shares[best]
-    if owed > most or (owed == most and (scores[i] > scores[best]
-        or (scores[i] == scores[best] and found[i] < found[best]))) then
-      best = i
+  local count, total, given, most = #found, 0, 0, nil
+  for i = 1, count do total = total + scores[i] end
+  for i = 1, count do
+    local score = scores[i]
+    local share = total > 0 and floor(UNITS * score / total) or floor(UNITS / count)
+    local owed = deficits[i] + share
+    shares[i], given = share, given + share
+    if not most or owed > most or (owed == most and (score > scores[best]
+        or (score == scores[best] and found[i] < found[best]))) then
+      best, most = i, owed
     end
   end
   shares[best] = shares[best] + UNITS - given
   return best, shares
 end
 
-local function write_claim(claim, idempotency, roster, found, best, shares, deficits)
+-- One bit in each of some rows of a plane. Rows of one word, as they were read, are written at once.
+local function take(key, rows, width, first, count, column)
+  if not rows then
+    for row = first, first + count - 1 do call('SETBIT', key, row * width * 8 + column, 1) end
+    return
+  end
+  local words = { unpack_bytes(ROWS_OF_ONE_WORD[count], rows) }
+  for row = 1, count do words[row] = bor(words[row], BITS[column]) end
+  call('SETRANGE', key, first * 4, pack_bytes(ROWS_OF_ONE_WORD[count], unpack(words, 1, count)))
+end
+
+local function write_claim(claim, idempotency, roster, rows, found, best, shares, deficits, words)
   local width, column, own = roster.width, found[best], claim[17]
   local kept = own and column == own[2]
   local considered = ''
   if not kept then
     local values = {}
-    for i = 1, #found do values[3 * i - 2], values[3 * i - 1], values[3 * i] = found[i], shares[i], deficits[i] end
-    considered = pack_bytes('>' .. string.rep('HI4i4', #found), unpack(values))
+    local n = 0
+    for i = 1, #found do
+      values[n + 1], values[n + 2], values[n + 3] = found[i], shares[i], deficits[i]
+      n = n + 3
+    end
+    considered = pack_bytes(CONSIDERED[#found], unpack(values))
   end
   local date = claim[8][1]
   for i, candidate in ipairs(claim[8]) do
@@ -308,13 +361,10 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
     entry[12], entry[13], entry[14], entry[15], entry[16] = own[2], own[3], own[4], own[5], kept and '' or from_hex(own[6])
   end
   call('HSET', pending, claim[6], cmsgpack.pack(entry))
-  for _, segment in ipairs(claim[7]) do
-    local set = { 'BITFIELD', KEYS[segment[2]] }
-    for row = segment[3], segment[3] + segment[4] - 1 do
-      local n = #set
-      set[n + 1], set[n + 2], set[n + 3], set[n + 4] = 'SET', 'u1', row * width * 8 + column, 1
-    end
-    call(unpack(set))
+  for i, segment in ipairs(claim[7]) do
+    -- Out of the rows that a move has read its own time was taken.
+    local as_read = width == 4 and not own and rows[i][2]
+    take(KEYS[segment[2]], as_read, width, segment[3], segment[4], column)
   end
   if not (kept and date[4] == own[5]) then
     local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, 1)[1]
@@ -323,10 +373,11 @@ local function write_claim(claim, idempotency, roster, found, best, shares, defi
   end
   if claim[9] == 'balanced' and not kept then
     for i = 1, #found do
-      local k = found[i] % 32 + 1
-      local word = deficits_read[KEYS[claim[14]]][(found[i] - k + 1) / 32]
-      word[k], word.changed = deficits[i] + shares[i] - (i == best and UNITS or 0), true
+      local word = words[i]
+      word[found[i] % 32 + 1], word.changed = deficits[i] + shares[i], true
     end
+    local paying, k = words[best], column % 32 + 1
+    paying[k] = paying[k] - UNITS
   end
   roster.revision, roster.claims = roster.revision + 1, roster.claims + 1
   if idempotency then call('SET', KEYS[idempotency[1]], 'p' .. idempotency[4], 'PX', idempotency[3]) end
@@ -360,18 +411,18 @@ local function evaluate(item, reply)
     reply[1], reply[4] = 'stale', roster.version
     return
   end
-  local rows = read_rows(claim, roster.width)
+  local rows, fulls = read_rows(claim, roster.width)
   if not rows then reply[1] = 'unknown_day' return end
   local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
-  local found = candidates(claim, roster, rows, team)
+  local found = candidates(claim, roster, rows, fulls, team)
   if #found == 0 then
     reply[1], reply[4] = 'taken', roster.revision
     return
   end
-  local scores, deficits = weigh(claim, found)
+  local scores, deficits, words = weigh(claim, found)
   local best, shares = choose(claim[9], found, scores, deficits)
   reply[4] = found[best]
-  reply[5], reply[6] = write_claim(claim, idempotency, roster, found, best, shares, deficits)
+  reply[5], reply[6] = write_claim(claim, idempotency, roster, rows, found, best, shares, deficits, words)
   reply[1] = 'claimed'
 end
 
