@@ -100,7 +100,7 @@ class Rebuild:
             seen, differing = await self._deficits.compare(org)
             found.append(
                 Findings(
-                    name, overlaps["pairs"] if overlaps else 0, differences, len(missing), sum(seen), len(differing)
+                    name, overlaps["overlaps"] if overlaps else 0, differences, len(missing), sum(seen), len(differing)
                 )
             )
         return found

@@ -62,6 +62,6 @@ async def test_forty_coaches_join_while_two_processes_book(
     assert len((await seen(api, "/api/calendars/cal-1"))["coach_ids"]) == 5 + NEW_COACHES
     overlaps = await services.database.first("count_overlaps", org)
     assert overlaps is not None
-    assert overlaps["pairs"] == 0
+    assert overlaps["overlaps"] == 0
     assert await differences(services, org) == 0
     assert len(await clock_starts(second, "new-39", weekday(0, 20), calendar_id="cal-1")) == 31

@@ -256,7 +256,7 @@ async def test_two_that_swap_their_times_never_overlap_and_are_never_lost(
         assert seen[200, 200] > 0, seen
     overlaps = await services.database.first("count_overlaps", org)
     assert overlaps is not None
-    assert overlaps["pairs"] == 0
+    assert overlaps["overlaps"] == 0
     for appointment in pair:
         _, now = await api("GET", f"/api/appointments/{appointment['appointment_id']}")
         assert now["status"] == "scheduled"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from service.app import Services
+from service.db.statements import statement
 from service.domain.grid import CELLS_PER_DAY, day_of
 from service.errors import SlotUnavailable, Unavailable
 from service.operations.book import Booked, RateSeen
@@ -100,10 +102,30 @@ async def test_a_rebuild_beside_bookings_loses_none_and_lets_none_overlap(servic
     assert not [answer for answer in answers if isinstance(answer, Unavailable)]
     row = await services.database.first("count_overlaps", org)
     assert row is not None
-    assert row["pairs"] == 0
+    assert row["overlaps"] == 0
     rows = await services.appointments.counted(org, 0, 50_000, None)
     assert sum(count for _, _, count in rows) == len(made)
     assert (await look(services)).holds
+
+
+async def test_overlaps_that_no_constraint_kept_out_are_found(services: Services, org: int, sql: Any) -> None:
+    start = (await free_starts(services, org))[0]
+    for number, minutes in enumerate((0, 60, 120, 180)):
+        await services.book(
+            wish(start + timedelta(minutes=minutes), coach_id="coach-1", person=number), caller(org), RateSeen()
+        )
+    transaction = sql.transaction()
+    await transaction.start()
+    try:
+        await sql.execute("ALTER TABLE appointments DROP CONSTRAINT appointments_no_overlap_per_coach")
+        assert (await sql.fetchrow(statement("count_overlaps"), org))["overlaps"] == 0
+        # The first reaches into the second and the third.
+        await sql.execute(
+            "UPDATE appointments SET occupied = tstzrange($1, $1 + interval '125 minutes') WHERE starts_at = $1", start
+        )
+        assert (await sql.fetchrow(statement("count_overlaps"), org))["overlaps"] == 2
+    finally:
+        await transaction.rollback()
 
 
 async def test_each_difference_found_is_counted(services: Services, org: int) -> None:
