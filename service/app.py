@@ -160,6 +160,7 @@ async def open_services(
             default_slot(settings),
         )
         appointments = AppointmentStore(database)
+        stack.push_async_callback(appointments.drain)
         notifications = NotificationStore(database)
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.appointments import JSON, shown
 from service.api.endpoint import Call, Handler, Route, uuid_of
 from service.api.parsing import email, query_integer, query_time, query_word, timezone_name, versions_of
+from service.api.response import Response
 from service.api.shapes import AppointmentHistory, AppointmentPage, AppointmentShape
 from service.db.appointments import AppointmentFilter, PastEvent
 from service.domain.appointment import Status, render, show_time
@@ -94,7 +94,7 @@ class AppointmentLifeRoutes:
             errors=(404, 409),
         )
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/appointments"""
         query = call.query
         wanted = _filter(query, await self._rosters.current(call.who.org))
@@ -102,9 +102,9 @@ class AppointmentLifeRoutes:
         page = await self._look_back.page(wanted, limit, query.get("cursor"))
         rows = b",".join(render(appointment) for appointment in page.appointments)
         body = b'{"appointments":[' + rows + b'],"next_cursor":' + orjson.dumps(page.next_cursor) + b"}"
-        return HTTPResponse(body, content_type=JSON)
+        return Response(body, content_type=JSON)
 
-    async def confirm(self, call: Call) -> HTTPResponse:
+    async def confirm(self, call: Call) -> Response:
         """POST /api/appointments/{appointment_id}/confirm"""
         return shown(
             await self._change.confirm(
@@ -117,15 +117,15 @@ class AppointmentLifeRoutes:
             )
         )
 
-    async def complete(self, call: Call) -> HTTPResponse:
+    async def complete(self, call: Call) -> Response:
         """POST /api/appointments/{appointment_id}/complete"""
         return await self._finish(call, Status.COMPLETED)
 
-    async def no_show(self, call: Call) -> HTTPResponse:
+    async def no_show(self, call: Call) -> Response:
         """POST /api/appointments/{appointment_id}/no-show"""
         return await self._finish(call, Status.NO_SHOW)
 
-    async def _finish(self, call: Call, status: Status) -> HTTPResponse:
+    async def _finish(self, call: Call, status: Status) -> Response:
         return shown(
             await self._change.finish(
                 call.who.org,
@@ -138,13 +138,13 @@ class AppointmentLifeRoutes:
             )
         )
 
-    async def history(self, call: Call) -> HTTPResponse:
+    async def history(self, call: Call) -> Response:
         """GET /api/appointments/{appointment_id}/history"""
         appointment_id = uuid_of(call.path["appointment_id"], "appointment")
         events = await self._look_back.history(call.who.org, appointment_id)
         roster = await self._rosters.current(call.who.org)
         rows = [_event(event, EventRef(call.who.org, appointment_id, event.sequence), roster) for event in events]
-        return HTTPResponse(orjson.dumps({"history": rows}), content_type=JSON)
+        return Response(orjson.dumps({"history": rows}), content_type=JSON)
 
 
 def _filter(query: dict[str, str], roster: Roster) -> AppointmentFilter:

@@ -9,10 +9,10 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Edge, Route
 from service.api.parsing import query_integer, query_time, query_word, timezone_name
+from service.api.response import Response
 from service.api.shapes import AvailabilityShape
 from service.clock import Clock
 from service.domain.appointment import show_time
@@ -63,7 +63,7 @@ class AvailabilityRoutes:
             )
         ]
 
-    async def find(self, call: Call) -> HTTPResponse:
+    async def find(self, call: Call) -> Response:
         """GET /api/availability"""
         query = call.query
         # The revision is read before the planes: an answer may be newer than its tag, never older.
@@ -92,10 +92,10 @@ class AvailabilityRoutes:
             etag = _etag(roster, revision, (first_cell, last_cell), start, query)
             headers["ETag"] = etag
             if etag in {tag.strip() for tag in (call.header("if-none-match") or "").split(",")}:
-                return HTTPResponse(status=304, headers=headers)
+                return Response(status=304, headers=headers)
         free = await self._find(roster, calendar, coach, start, end)
         body = _body(free, zone_name, by_start=by_start, with_ids=with_ids)
-        return HTTPResponse(body, 200, headers, "application/json")
+        return Response(body, 200, headers, "application/json")
 
 
 def _etag(roster: Roster, revision: int, cells: tuple[int, int], start: datetime, query: dict[str, str]) -> str:

@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Edge, Route
 from service.api.parsing import decode_body, refuse_nul, timezone_name
@@ -23,6 +22,7 @@ from service.api.people_shapes import (
     path_id,
     window_shape,
 )
+from service.api.response import Response
 from service.domain.appointment import show_time
 from service.domain.grid import instant_of
 from service.domain.schedule import DayWindows, Week, WeeklySchedule, Window, check_disjoint
@@ -97,12 +97,12 @@ class CoachScheduleRoutes:
             errors=(404,),
         )
 
-    async def schedule(self, call: Call) -> HTTPResponse:
+    async def schedule(self, call: Call) -> Response:
         """GET /api/coaches/{coach_id}/schedule"""
         coach_id = _id(call)
         return _schedule_answer(coach_id, await self._coaches.schedule(call.who.org, coach_id))
 
-    async def replace_schedule(self, call: Call) -> HTTPResponse:
+    async def replace_schedule(self, call: Call) -> Response:
         """PUT or POST /api/coaches/{coach_id}/schedule"""
         coach_id = _id(call)
         body = decode_body(call.body, _SCHEDULE)
@@ -124,7 +124,7 @@ class CoachScheduleRoutes:
             )
         )
 
-    async def day(self, call: Call) -> HTTPResponse:
+    async def day(self, call: Call) -> Response:
         """GET /api/coaches/{coach_id}/availability"""
         roster, _ = await self._edge.admit_to_roster(call)
         query = call.query
@@ -132,7 +132,7 @@ class CoachScheduleRoutes:
         calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else roster.everyone
         shown = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
         start, end = day_bounds(_date(query), zone(coach.timezone))
-        return HTTPResponse(_day(await self._find(roster, calendar, coach, start, end), shown), content_type=JSON)
+        return Response(_day(await self._find(roster, calendar, coach, start, end), shown), content_type=JSON)
 
 
 def _id(call: Call) -> str:
@@ -155,14 +155,14 @@ def _windows(field: str, given: Sequence[WindowShape]) -> DayWindows:
     return windows
 
 
-def _schedule_answer(coach_id: str, schedule: WeeklySchedule) -> HTTPResponse:
+def _schedule_answer(coach_id: str, schedule: WeeklySchedule) -> Response:
     shape = ScheduleShape(
         coach_id=coach_id,
         timezone=schedule.timezone,
         weekly=WeekShape(**dict(zip(WeekShape.__struct_fields__, map(_shown, schedule.weekly), strict=True))),
         overrides=[OverrideShape(day, _shown(windows)) for day, windows in sorted(schedule.overrides.items())],
     )
-    return HTTPResponse(msgspec.json.encode(shape), content_type=JSON)
+    return Response(msgspec.json.encode(shape), content_type=JSON)
 
 
 def _shown(windows: DayWindows) -> list[WindowShape]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.api.parsing import query_time
+from service.api.response import Response
 from service.api.shapes import DistributionShape
 from service.clock import Clock
 from service.domain.grid import day_of
@@ -49,7 +49,7 @@ class CoachRoutes:
             )
         ]
 
-    async def distribution(self, call: Call) -> HTTPResponse:
+    async def distribution(self, call: Call) -> Response:
         """GET /api/coaches/distribution"""
         query = call.query
         roster = await self._rosters.current(call.who.org)
@@ -64,7 +64,7 @@ class CoachRoutes:
         if not first_day < last_day <= first_day + MOST_DAYS:
             raise InvalidRequest([("to", f"must be after `from` and at most {MOST_DAYS} days later")])
         found = await self._distribution(roster, calendar, first_day, last_day)
-        return HTTPResponse(
+        return Response(
             orjson.dumps(
                 {
                     "distribution": found.rows,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from uuid import UUID
 
 import msgspec
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route, uuid_of
 from service.api.parsing import decode_body, email, refuse_nul
@@ -19,6 +18,7 @@ from service.api.people_shapes import (
     row_before,
     unknown_cursor,
 )
+from service.api.response import Response
 from service.db.people import ContactRecord
 from service.operations.manage_contacts import ManageContacts
 
@@ -75,7 +75,7 @@ class ContactRoutes:
             ),
         ]
 
-    async def create(self, call: Call) -> HTTPResponse:
+    async def create(self, call: Call) -> Response:
         """POST /api/contacts"""
         body = decode_body(call.body, _CREATE)
         refuse_nul(msgspec.to_builtins(body))
@@ -84,7 +84,7 @@ class ContactRoutes:
             await self._contacts.create(call.who.org, address, body.name, body.phone, complete=call.completing(_made))
         )
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/contacts"""
         most, last = page_size(call.query), row_before(_KIND, call.query)
         try:
@@ -94,17 +94,17 @@ class ContactRoutes:
         found = await self._contacts.page(call.who.org, after, most + 1)
         more = cursor_of(_KIND, str(found[most - 1].contact_id)) if len(found) > most else None
         page = ContactPage([_shape(one) for one in found[:most]], more)
-        return HTTPResponse(msgspec.json.encode(page), content_type=JSON)
+        return Response(msgspec.json.encode(page), content_type=JSON)
 
-    async def get(self, call: Call) -> HTTPResponse:
+    async def get(self, call: Call) -> Response:
         """GET /api/contacts/{contact_id}"""
         found = await self._contacts.get(call.who.org, uuid_of(call.path["contact_id"], "contact"))
-        return HTTPResponse(msgspec.json.encode(_shape(found)), content_type=JSON)
+        return Response(msgspec.json.encode(_shape(found)), content_type=JSON)
 
 
-def _made(contact: ContactRecord) -> HTTPResponse:
+def _made(contact: ContactRecord) -> Response:
     headers = {"Location": f"/api/contacts/{contact.contact_id}"}
-    return HTTPResponse(msgspec.json.encode(_shape(contact)), 201, headers, JSON)
+    return Response(msgspec.json.encode(_shape(contact)), 201, headers, JSON)
 
 
 def _shape(contact: ContactRecord) -> ContactShape:

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.api.events import appointment_of
 from service.api.parsing import query_word
 from service.api.people_shapes import PAGE_PARAMETERS, cursor_of, page_size, row_before, unknown_cursor
+from service.api.response import Response
 from service.db.delivery_log import AttemptState, DeliveryPlace, DeliveryState
 from service.domain.appointment import show_time
 from service.domain.event import EventRef
@@ -147,7 +147,7 @@ class DeliveryRoutes:
             ),
         ]
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/webhooks/deliveries"""
         query = call.query
         wish = DeliveryWish(
@@ -160,20 +160,20 @@ class DeliveryRoutes:
             "deliveries": [_shown(one) for one in page.deliveries],
             "next_cursor": None if page.next is None else _cursor(page.next),
         }
-        return HTTPResponse(orjson.dumps(shown), content_type=JSON)
+        return Response(orjson.dumps(shown), content_type=JSON)
 
-    async def one(self, call: Call) -> HTTPResponse:
+    async def one(self, call: Call) -> Response:
         """GET /api/webhooks/deliveries/{delivery_id}"""
         found, attempts = await self._deliveries.one(*_of_path(call))
         shown = _shown(found)
         shown["attempt_log"] = [_attempt(one) for one in attempts]
-        return HTTPResponse(orjson.dumps(shown), content_type=JSON)
+        return Response(orjson.dumps(shown), content_type=JSON)
 
-    async def replay(self, call: Call) -> HTTPResponse:
+    async def replay(self, call: Call) -> Response:
         """POST /api/webhooks/deliveries/{delivery_id}/replay"""
         return _asked(await self._deliveries.replay(*_of_path(call), complete=call.completing(_asked)))
 
-    async def replay_dead(self, call: Call) -> HTTPResponse:
+    async def replay_dead(self, call: Call) -> Response:
         """POST /api/webhooks/destinations/{destination}/replay"""
         destination = call.path["destination"]
         if not _DESTINATION.fullmatch(destination):
@@ -182,12 +182,12 @@ class DeliveryRoutes:
         return answer(await self._deliveries.replay_dead(call.who.org, destination, complete=call.completing(answer)))
 
 
-def _asked(delivery: DeliveryState) -> HTTPResponse:
-    return HTTPResponse(orjson.dumps(_shown(delivery)), 202, content_type=JSON)
+def _asked(delivery: DeliveryState) -> Response:
+    return Response(orjson.dumps(_shown(delivery)), 202, content_type=JSON)
 
 
-def _replayed(destination: str, count: int) -> HTTPResponse:
-    return HTTPResponse(orjson.dumps({"destination": destination, "replayed": count}), 202, content_type=JSON)
+def _replayed(destination: str, count: int) -> Response:
+    return Response(orjson.dumps({"destination": destination, "replayed": count}), 202, content_type=JSON)
 
 
 def _of_path(call: Call) -> tuple[EventRef, str]:

@@ -18,11 +18,11 @@ import uuid_utils
 from prometheus_client import Counter
 from sanic import Request
 from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
-from sanic.response import HTTPResponse
 
 from service.api.intake import Intake
 from service.api.parsing import correlation_id, fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
+from service.api.response import Response
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
@@ -88,7 +88,7 @@ class Call:
         """The id of what the request makes, the same when it is carried out again after a crash; None without a key."""
         return None if self.hold is None else self.hold.operation
 
-    def completing(self, render: Callable[[Result], HTTPResponse]) -> Complete[Result] | None:
+    def completing(self, render: Callable[[Result], Response]) -> Complete[Result] | None:
         """What an operation writes, with its effect, as the answer of the request's key; None without a key.
 
         `render` is how the handler answers the operation's result.
@@ -111,7 +111,7 @@ class Call:
         return headers.get(name)
 
 
-Handler = Callable[[Call], Awaitable[HTTPResponse]]
+Handler = Callable[[Call], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,17 +173,17 @@ class Edge:
         self._metrics = metrics
         self._cors_origin = cors_origin
 
-    def endpoint(self, route: Route) -> Callable[..., Awaitable[HTTPResponse]]:
+    def endpoint(self, route: Route) -> Callable[..., Awaitable[Response]]:
         """The Sanic handler of a route."""
         known = frozenset(name for name, _ in route.parameters)
         latency = self._metrics.latency.labels(route.method, route.path)
         counted: dict[int, Any] = {}
 
-        async def handle(request: Request, **path: str) -> HTTPResponse:
+        async def handle(request: Request, **path: str) -> Response:
             started = time.perf_counter()
             self._metrics.in_flight.inc()
             # The router hands over what stands between the slashes as it was escaped.
-            names = {name: unquote(value) for name, value in path.items()}
+            names = {name: unquote(value) for name, value in path.items()} if path else path
             call = Call(request, correlation_of(request), names, {}, b"")
             structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
             try:
@@ -202,7 +202,7 @@ class Edge:
         handle.__name__ = route.operation_id
         return handle
 
-    async def _answer(self, route: Route, known: frozenset[str], call: Call) -> HTTPResponse:
+    async def _answer(self, route: Route, known: frozenset[str], call: Call) -> Response:
         try:
             response = await self._carry_out(route, known, call)
         except BookingError as problem:
@@ -226,7 +226,7 @@ class Edge:
         self.decorate(response, call.correlation_id, call.rate.state)
         return response
 
-    async def _carry_out(self, route: Route, known: frozenset[str], call: Call) -> HTTPResponse:
+    async def _carry_out(self, route: Route, known: frozenset[str], call: Call) -> Response:
         if not route.always_answered and self.intake.is_full:
             raise self.intake.refuse()
         body_problem: Exception | None = None
@@ -249,19 +249,20 @@ class Edge:
 
     async def _look_into(
         self, route: Route, known: frozenset[str], call: Call, body_problem: Exception | None
-    ) -> HTTPResponse:
+    ) -> Response:
         request = call.request
         if route.scope is not None:
             key = call.header("x-api-key") or _bearer(call.header("authorization"))
             if key is not None:  # bytes that are no UTF-8 arrive as half characters, which cannot be hashed
                 key = key.encode(errors="replace").decode()
-            call.caller = await self._authenticate(key, request.remote_addr or request.ip, call.correlation_id)
+            call.caller = await self._authenticate(key, lambda: request.remote_addr or request.ip, call.correlation_id)
             call.caller.require(route.scope)
         if body_problem is not None:
             raise body_problem
         if call.body and route.body is not None:
             _check_media_type(call.header("content-type"))
-        call.query = query_of(request.get_args(keep_blank_values=True), known)
+        if request.query_string:
+            call.query = query_of(request.get_args(keep_blank_values=True), known)
         if call.caller is not None and not route.counts_itself:
             await self.admit(call)
         if route.idempotency == "optional" and not route.replays_itself:
@@ -270,11 +271,11 @@ class Edge:
                 return await self._carry_out_once(route, call, key)
         return await route.handler(call)
 
-    async def _carry_out_once(self, route: Route, call: Call, key: str) -> HTTPResponse:
+    async def _carry_out_once(self, route: Route, call: Call, key: str) -> Response:
         """The handler's answer, or the one the key has."""
         call.shown_once = route.shown_once
 
-        async def work(hold: KeyHold) -> HTTPResponse:
+        async def work(hold: KeyHold) -> Response:
             call.hold = hold
             return await route.handler(call)
 
@@ -286,7 +287,7 @@ class Edge:
         kept = given.answer
         headers = {name: kept.headers[name] for name in _KEPT_HEADERS if name in kept.headers}
         headers["Idempotent-Replayed"] = "true"
-        return HTTPResponse(kept.body, kept.status, headers, kept.headers.get("Content-Type"))
+        return Response(kept.body, kept.status, headers, kept.headers.get("Content-Type"))
 
     async def admit(self, call: Call) -> ClaimReply | None:
         """Count the request against its key; (version, revision) of the caller's roster in the reply.
@@ -334,7 +335,7 @@ class Edge:
 
     def headers_of_every_answer(self) -> dict[str, str]:
         """What `decorate` adds whatever the request is."""
-        response = HTTPResponse()
+        response = Response()
         self.decorate(response, "", None)
         headers: Any = response.headers
         return {name: value for name, value in headers.items() if name.lower() != "x-correlation-id"}
@@ -345,7 +346,7 @@ class Edge:
         known = method if method in METHODS else "other"
         return self._metrics.requests.labels(known, "(none)", str(status))
 
-    def decorate(self, response: HTTPResponse, correlation: str, rate: RateState | None) -> None:
+    def decorate(self, response: Response, correlation: str, rate: RateState | None) -> None:
         """The headers every answer carries."""
         headers: Any = response.headers
         headers["X-Correlation-ID"] = correlation
@@ -361,9 +362,9 @@ class Edge:
                 "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
             )
 
-    def preflight(self, request: Request, allowed: Sequence[str]) -> HTTPResponse:
+    def preflight(self, request: Request, allowed: Sequence[str]) -> Response:
         """The answer to who asks what a path knows, as browsers do before they call."""
-        response = HTTPResponse(status=204)
+        response = Response(status=204)
         self.decorate(response, correlation_of(request), None)
         headers: Any = response.headers
         headers["Allow"] = ", ".join(allowed)
@@ -376,7 +377,7 @@ class Edge:
             headers["Access-Control-Max-Age"] = "600"
         return response
 
-    def refusal(self, request: Request, problem: Exception, allowed: Sequence[str] = ()) -> HTTPResponse:
+    def refusal(self, request: Request, problem: Exception, allowed: Sequence[str] = ()) -> Response:
         """The answer to what never reached a route: unknown paths, methods, malformed requests, timeouts, crashes."""
         correlation = correlation_of(request)
         if isinstance(problem, SanicException):
@@ -422,7 +423,7 @@ def uuid_of(text: str, what: str) -> Any:
         raise NotFound(f"no {what} {text[:64]!r}") from None
 
 
-def _kept(response: HTTPResponse, shown_once: Sequence[str]) -> FinalAnswer | None:
+def _kept(response: Response, shown_once: Sequence[str]) -> FinalAnswer | None:
     """What of a response is kept for replays; None of one that is not 2xx."""
     if not 200 <= response.status < 300:
         return None
@@ -463,7 +464,7 @@ def _bearer(text: str | None) -> str | None:
 
 
 def _check_media_type(text: str | None) -> None:
-    if text is None:
+    if text is None or text == "application/json":
         return
     media = text.split(";", 1)[0].strip().lower()
     if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):

@@ -11,10 +11,10 @@ from uuid import UUID
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.api.people_shapes import LARGEST_PAGE, USUAL_PAGE, page_size
+from service.api.response import Response
 from service.api.shapes import AppointmentShape
 from service.db.feed import BEGINNING, EventFeed, Place
 from service.domain.appointment import show_time
@@ -79,7 +79,7 @@ class EventRoutes:
             )
         ]
 
-    async def read(self, call: Call) -> HTTPResponse:
+    async def read(self, call: Call) -> Response:
         """GET /api/events"""
         query = call.query
         page = await self._feed.read(
@@ -94,7 +94,7 @@ class EventRoutes:
             "next_cursor": _cursor(page.next),
             "has_more": page.has_more,
         }
-        return HTTPResponse(orjson.dumps(shown), content_type="application/json")
+        return Response(orjson.dumps(shown), content_type="application/json")
 
 
 def types_of(text: str) -> list[EventType]:

@@ -7,10 +7,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Edge, Route
 from service.api.parsing import query_time, timezone_name
+from service.api.response import Response
 from service.domain.appointment import show_time
 from service.errors import InvalidRequest
 from service.operations.explain_availability import ExplainAvailability, Question, Reason
@@ -69,7 +69,7 @@ class ExplainRoutes:
             )
         ]
 
-    async def explain(self, call: Call) -> HTTPResponse:
+    async def explain(self, call: Call) -> Response:
         """GET /api/availability/explain"""
         roster, _ = await self._edge.admit_to_roster(call)
         query = call.query
@@ -97,7 +97,7 @@ class ExplainRoutes:
                 ],
             }
         )
-        return HTTPResponse(body, content_type="application/json")
+        return Response(body, content_type="application/json")
 
 
 def _time(field: str, text: str, timezone: str | None) -> datetime:

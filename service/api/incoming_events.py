@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.api.parsing import query_word
 from service.api.people_shapes import PAGE_PARAMETERS, cursor_of, page_size, row_before, unknown_cursor
+from service.api.response import Response
 from service.api.shapes import EventState
 from service.db.deliveries import IncomingEvent, IncomingStore
 from service.db.incoming_log import IncomingLog, IncomingPlace, IncomingState
@@ -107,7 +107,7 @@ class IncomingEventRoutes:
             ),
         ]
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/webhooks/events"""
         query = call.query
         state = query_word("state", query["state"], STATES) if "state" in query else None
@@ -115,9 +115,9 @@ class IncomingEventRoutes:
         found = await self._log.page(call.who.org, state, _before(query), most + 1)
         more = _cursor(found[most - 1]) if len(found) > most else None
         shown = {"events": [_shown(one) for one in found[:most]], "next_cursor": more}
-        return HTTPResponse(orjson.dumps(shown), content_type=JSON)
+        return Response(orjson.dumps(shown), content_type=JSON)
 
-    async def replay(self, call: Call) -> HTTPResponse:
+    async def replay(self, call: Call) -> Response:
         """POST /api/webhooks/events/{event_id}/replay"""
         org, event_id = call.who.org, call.path["event_id"]
         if not event_id.isprintable():
@@ -130,12 +130,12 @@ class IncomingEventRoutes:
             raise NotFound(f"no event {event_id[:64]!r}")
         raise StateConflict("only a dead event can be replayed", details={"state": found.state})
 
-    async def rotate(self, call: Call) -> HTTPResponse:
+    async def rotate(self, call: Call) -> Response:
         """POST /api/webhooks/calendar-secret"""
         return _rotated(await self._check_sender.rotate(call.who.org, complete=call.completing(_rotated)))
 
 
-def _replayed(event: IncomingEvent) -> HTTPResponse:
+def _replayed(event: IncomingEvent) -> Response:
     shown = {
         "event_id": event.event_id,
         "event_type": event.event_type,
@@ -143,12 +143,12 @@ def _replayed(event: IncomingEvent) -> HTTPResponse:
         "attempts": event.attempts,
         "error": event.error,
     }
-    return HTTPResponse(orjson.dumps(shown), 202, content_type=JSON)
+    return Response(orjson.dumps(shown), 202, content_type=JSON)
 
 
-def _rotated(made: NewSecret) -> HTTPResponse:
+def _rotated(made: NewSecret) -> Response:
     shown = {"secret": made.text, "previous_valid_until": show_time(made.previous_valid_until, None)}
-    return HTTPResponse(orjson.dumps(shown), 201, {"Cache-Control": "no-store"}, JSON)
+    return Response(orjson.dumps(shown), 201, {"Cache-Control": "no-store"}, JSON)
 
 
 def _shown(one: IncomingState) -> dict[str, Any]:

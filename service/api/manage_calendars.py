@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.api.parsing import decode_body, refuse_nul
@@ -21,6 +20,7 @@ from service.api.people_shapes import (
     page_size,
     path_id,
 )
+from service.api.response import Response
 from service.db.people import CalendarRecord
 from service.db.rosters import DefaultSlot
 from service.domain.assignment import Strategy
@@ -97,7 +97,7 @@ class CalendarRoutes:
             ),
         ]
 
-    async def create(self, call: Call) -> HTTPResponse:
+    async def create(self, call: Call) -> Response:
         """POST /api/calendars"""
         body = decode_body(call.body, _CREATE)
         refuse_nul(msgspec.to_builtins(body))
@@ -120,19 +120,19 @@ class CalendarRoutes:
         )
         return _made(await self._calendars.create(call.who.org, calendar, complete=call.completing(_made)))
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/calendars"""
         most, after = page_size(call.query), number_before(_KIND, call.query, 0)
         found = await self._calendars.page(call.who.org, after, most + 1)
         more = cursor_of(_KIND, str(found[most - 1].number)) if len(found) > most else None
         page = CalendarPage([_shape(one) for one in found[:most]], more)
-        return HTTPResponse(msgspec.json.encode(page), content_type=JSON)
+        return Response(msgspec.json.encode(page), content_type=JSON)
 
-    async def get(self, call: Call) -> HTTPResponse:
+    async def get(self, call: Call) -> Response:
         """GET /api/calendars/{calendar_id}"""
         return _answer(await self._calendars.get(call.who.org, path_id(call.path, "calendar_id", "calendar")))
 
-    async def change(self, call: Call) -> HTTPResponse:
+    async def change(self, call: Call) -> Response:
         """PATCH /api/calendars/{calendar_id}"""
         calendar_id = path_id(call.path, "calendar_id", "calendar")
         body = decode_body(call.body, _CHANGE)
@@ -149,13 +149,13 @@ class CalendarRoutes:
         return _answer(saved)
 
 
-def _made(calendar: CalendarRecord) -> HTTPResponse:
+def _made(calendar: CalendarRecord) -> Response:
     headers = {"Location": f"/api/calendars/{calendar.calendar_id}"}
-    return HTTPResponse(msgspec.json.encode(_shape(calendar)), 201, headers, JSON)
+    return Response(msgspec.json.encode(_shape(calendar)), 201, headers, JSON)
 
 
-def _answer(calendar: CalendarRecord) -> HTTPResponse:
-    return HTTPResponse(msgspec.json.encode(_shape(calendar)), content_type=JSON)
+def _answer(calendar: CalendarRecord) -> Response:
+    return Response(msgspec.json.encode(_shape(calendar)), content_type=JSON)
 
 
 def _or(given: int | None, usual: int) -> int:

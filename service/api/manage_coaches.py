@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
 from service.api.parsing import decode_body, email, query_word, refuse_nul, timezone_name
@@ -24,6 +23,7 @@ from service.api.people_shapes import (
     page_size,
     path_id,
 )
+from service.api.response import Response
 from service.db.people import CoachRecord
 from service.domain.schedule import Window, clock_time
 from service.errors import InvalidRequest
@@ -115,7 +115,7 @@ class ManageCoachRoutes:
             ),
         ]
 
-    async def create(self, call: Call) -> HTTPResponse:
+    async def create(self, call: Call) -> Response:
         """POST /api/coaches"""
         body = decode_body(call.body, _CREATE)
         refuse_nul(msgspec.to_builtins(body))
@@ -135,7 +135,7 @@ class ManageCoachRoutes:
         )
         return _made(await self._coaches.create(call.who.org, coach, hours, complete=call.completing(_made)))
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/coaches"""
         most, after = page_size(call.query), number_before(_KIND, call.query, -1)
         active = None
@@ -144,13 +144,13 @@ class ManageCoachRoutes:
         found = await self._coaches.page(call.who.org, after, most + 1, active=active)
         more = cursor_of(_KIND, str(found[most - 1].column)) if len(found) > most else None
         page = CoachPage([_shape(one) for one in found[:most]], more)
-        return HTTPResponse(msgspec.json.encode(page), content_type=JSON)
+        return Response(msgspec.json.encode(page), content_type=JSON)
 
-    async def get(self, call: Call) -> HTTPResponse:
+    async def get(self, call: Call) -> Response:
         """GET /api/coaches/{coach_id}"""
         return _answer(await self._coaches.get(call.who.org, _id(call)))
 
-    async def change(self, call: Call) -> HTTPResponse:
+    async def change(self, call: Call) -> Response:
         """PATCH /api/coaches/{coach_id}"""
         coach_id = _id(call)
         body = decode_body(call.body, _CHANGE)
@@ -169,7 +169,7 @@ class ManageCoachRoutes:
         )
         return _answer(saved)
 
-    async def deactivate(self, call: Call) -> HTTPResponse:
+    async def deactivate(self, call: Call) -> Response:
         """DELETE /api/coaches/{coach_id}"""
         complete = call.completing(_answer)
         return _answer(await self._coaches.change(call.who.org, _id(call), {"active": False}, complete=complete))
@@ -179,13 +179,13 @@ def _id(call: Call) -> str:
     return path_id(call.path, "coach_id", "coach")
 
 
-def _made(coach: CoachRecord) -> HTTPResponse:
+def _made(coach: CoachRecord) -> Response:
     headers = {"Location": f"/api/coaches/{coach.coach_id}"}
-    return HTTPResponse(msgspec.json.encode(_shape(coach)), 201, headers, JSON)
+    return Response(msgspec.json.encode(_shape(coach)), 201, headers, JSON)
 
 
-def _answer(coach: CoachRecord) -> HTTPResponse:
-    return HTTPResponse(msgspec.json.encode(_shape(coach)), content_type=JSON)
+def _answer(coach: CoachRecord) -> Response:
+    return Response(msgspec.json.encode(_shape(coach)), content_type=JSON)
 
 
 def _shape(coach: CoachRecord) -> CoachShape:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 import msgspec
-from sanic.response import HTTPResponse
 
 from service.api.appointments import JSON
 from service.api.endpoint import Call, Route, uuid_of
+from service.api.response import Response
 from service.db.notifications import Notification, NotificationStore
 from service.domain.notification import Kind, kind_of
 from service.errors import NotFound
@@ -47,14 +47,14 @@ class NotificationRoutes:
             )
         ]
 
-    async def notifications(self, call: Call) -> HTTPResponse:
+    async def notifications(self, call: Call) -> Response:
         """GET /api/appointments/{appointment_id}/notifications"""
         appointment_id = uuid_of(call.path["appointment_id"], "appointment")
         events = await self._store.of_appointment(call.who.org, appointment_id)
         if not events:
             raise NotFound(f"no appointment {appointment_id}")
         shown = [shape for one in events if (shape := _shape(one)) is not None]
-        return HTTPResponse(msgspec.json.encode(shown), content_type=JSON)
+        return Response(msgspec.json.encode(shown), content_type=JSON)
 
 
 def _shape(one: Notification) -> NotificationShape | None:

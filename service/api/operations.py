@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.docs_page import HEADERS, page
 from service.api.endpoint import Call, Handler, Route
+from service.api.response import Response
 from service.api.shapes import HealthShape
 from service.metrics import Metrics, exposition
 from service.operations.check_health import CheckHealth
@@ -47,32 +47,32 @@ class OperationRoutes:
             always_answered=name in ("livez", "readyz", "health", "metrics"),
         )
 
-    async def livez(self, _: Call) -> HTTPResponse:
+    async def livez(self, _: Call) -> Response:
         """GET /livez"""
-        return HTTPResponse(b'{"status":"alive"}', content_type="application/json")
+        return Response(b'{"status":"alive"}', content_type="application/json")
 
-    async def readyz(self, _: Call) -> HTTPResponse:
+    async def readyz(self, _: Call) -> Response:
         """GET /readyz"""
         states = await self._health()
         ready = states["postgres"] == "up"  # without Redis it books too
         body = orjson.dumps({"status": "ready" if ready else "not ready", "dependencies": states})
-        return HTTPResponse(body, 200 if ready else 503, content_type="application/json")
+        return Response(body, 200 if ready else 503, content_type="application/json")
 
-    async def health(self, _: Call) -> HTTPResponse:
+    async def health(self, _: Call) -> Response:
         """GET /health"""
         states = await self._health()
         well = all(state == "up" for state in states.values())
         body = orjson.dumps({"status": "healthy" if well else "degraded", "dependencies": states})
-        return HTTPResponse(body, 200 if well else 503, content_type="application/json")
+        return Response(body, 200 if well else 503, content_type="application/json")
 
-    async def metrics(self, _: Call) -> HTTPResponse:
+    async def metrics(self, _: Call) -> Response:
         """GET /metrics"""
-        return HTTPResponse(exposition(self._metrics), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(exposition(self._metrics), content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def docs(self, _: Call) -> HTTPResponse:
+    async def docs(self, _: Call) -> Response:
         """GET /docs"""
-        return HTTPResponse(page(self.openapi), 200, dict(HEADERS), "text/html; charset=utf-8")
+        return Response(page(self.openapi), 200, dict(HEADERS), "text/html; charset=utf-8")
 
-    async def document(self, _: Call) -> HTTPResponse:
+    async def document(self, _: Call) -> Response:
         """GET /openapi.json"""
-        return HTTPResponse(self.openapi, content_type="application/json")
+        return Response(self.openapi, content_type="application/json")

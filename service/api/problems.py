@@ -9,9 +9,9 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from sanic.response import HTTPResponse
 
 from service import errors
+from service.api.response import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def of_status(status: int, message: str) -> Problem:
     return Problem(status, _BY_STATUS[status], message, {}, 1 if status == 503 else None)
 
 
-def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
+def answer(problem: Problem, correlation_id: str) -> Response:
     """The response for a problem."""
     headers: dict[str, str] = {}
     if problem.retry_after_s is not None:
@@ -88,7 +88,7 @@ def answer(problem: Problem, correlation_id: str) -> HTTPResponse:
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
     body = body_of(problem, correlation_id, timestamp())
-    return HTTPResponse(body, problem.status, headers, "application/problem+json")
+    return Response(body, problem.status, headers, "application/problem+json")
 
 
 def timestamp() -> str:

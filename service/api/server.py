@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -17,11 +17,10 @@ from sanic import Request, Sanic
 from sanic.config import Config
 from sanic.exceptions import MethodNotAllowed, NotFound, ServiceUnavailable
 from sanic.handlers import ErrorHandler
-from sanic.response import HTTPResponse
-from sanic.signals import SignalRouter
 
 from service.api.connection import Connection, Doorway
 from service.api.endpoint import METHODS, Edge, Route
+from service.api.response import Response
 
 GRACEFUL_S = 8.0
 # A body is kept up to 64 KiB; up to this much is read away so that the client gets to read the refusal.
@@ -37,7 +36,7 @@ class _Problems(ErrorHandler):
         super().__init__()
         self._edge = edge
 
-    def response(self, request: Request, exception: Exception) -> HTTPResponse:
+    def response(self, request: Request, exception: Exception) -> Response:
         """The problem for a request that never reached its handler."""
         stream: Any = request.stream
         if isinstance(exception, ServiceUnavailable) and stream is not None:
@@ -51,17 +50,27 @@ class _Problems(ErrorHandler):
         return self._edge.refusal(request, problem, allowed)
 
 
-class _Signals(SignalRouter):
-    """Sanic's signals without a request's: nobody listens to those, and looking up that nobody does took an eighth of
-    what answering a booking costs. (Sanic's own remedy rewrites its source, with which a second application hung.)
+class _Nothing:
+    """An awaitable that is done."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+_NOTHING = _Nothing()
+
+
+class _Application(Sanic[Any, Any]):
+    """Sanic without the signals of a request: nobody listens to those, and looking up that nobody does took an eighth
+    of what answering a booking costs. (Sanic's own remedy rewrites its source, with which a second application hung.)
     """
 
-    async def dispatch(self, event: Any, **given: Any) -> Any:
+    def dispatch(self, event: Any, **given: Any) -> Any:
         """Dispatch what is not of a request."""
-        if isinstance(event, str) and event.startswith("http."):
-            return None
+        if event.startswith("http."):
+            return _NOTHING
         inherited: Any = super()
-        return await inherited.dispatch(event, **given)
+        return inherited.dispatch(event, **given)
 
 
 def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
@@ -82,11 +91,10 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
         }
     )
     # A name of its own, because Sanic keeps every application of a process by name.
-    app: Any = Sanic(
+    app: Any = _Application(
         f"booking-{uuid4().hex}",
         config=config,
         error_handler=_Problems(edge),
-        signal_router=_Signals(),
         configure_logging=False,
     )
     app.ctx.connection = partial(Connection, doorway=Doorway(edge, routes))
@@ -105,7 +113,7 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
 
 
 def _preflight(edge: Edge) -> Any:
-    async def handle(request: Request, **_: str) -> HTTPResponse:
+    async def handle(request: Request, **_: str) -> Response:
         return edge.preflight(request, _methods_of(request))
 
     return handle

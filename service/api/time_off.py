@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route, uuid_of
 from service.api.parsing import decode_body, instant, query_time, refuse_nul, timezone_name
@@ -24,6 +23,7 @@ from service.api.people_shapes import (
     row_before,
     unknown_cursor,
 )
+from service.api.response import Response
 from service.api.shapes import Reason
 from service.db.time_off import TimeOffRecord
 from service.domain.appointment import show_time
@@ -142,7 +142,7 @@ class TimeOffRoutes:
             ),
         ]
 
-    async def set(self, call: Call) -> HTTPResponse:
+    async def set(self, call: Call) -> Response:
         """POST /api/coaches/{coach_id}/time-off"""
         coach_id = _coach_id(call)
         body = decode_body(call.body, _SET)
@@ -171,9 +171,9 @@ class TimeOffRoutes:
             {"appointment_id": one.appointment_id, "outcome": one.outcome.value, "coach_id": one.coach_id}
             for one in away.affected
         ]
-        return HTTPResponse(orjson.dumps(shown), 201, content_type=JSON)
+        return Response(orjson.dumps(shown), 201, content_type=JSON)
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/coaches/{coach_id}/time-off"""
         coach_id, query = _coach_id(call), call.query
         name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
@@ -183,9 +183,9 @@ class TimeOffRoutes:
         more = _cursor(found[most - 1]) if len(found) > most else None
         where = None if name is None else ZoneInfo(name)
         rows = [_shown(period, coach_id, where) for period in found[:most]]
-        return HTTPResponse(orjson.dumps({"time_off": rows, "next_cursor": more}), content_type=JSON)
+        return Response(orjson.dumps({"time_off": rows, "next_cursor": more}), content_type=JSON)
 
-    async def remove(self, call: Call) -> HTTPResponse:
+    async def remove(self, call: Call) -> Response:
         """DELETE /api/coaches/{coach_id}/time-off/{time_off_id}"""
         coach_id = _coach_id(call)
         time_off_id = uuid_of(call.path["time_off_id"], "time off")
@@ -199,8 +199,8 @@ def _coach_id(call: Call) -> str:
     return path_id(call.path, "coach_id", "coach")
 
 
-def _ended(coach_id: str, period: TimeOffRecord) -> HTTPResponse:
-    return HTTPResponse(orjson.dumps(_shown(period, coach_id, None)), content_type=JSON)
+def _ended(coach_id: str, period: TimeOffRecord) -> Response:
+    return Response(orjson.dumps(_shown(period, coach_id, None)), content_type=JSON)
 
 
 def _shown(period: TimeOffRecord, coach_id: str, zone: ZoneInfo | None) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route, uuid_of
 from service.api.parsing import decode_body, refuse_nul
 from service.api.people_shapes import PAGE_PARAMETERS, cursor_of, page_size, row_before, unknown_cursor
+from service.api.response import Response
 from service.db.endpoints import EndpointRecord, EndpointState
 from service.domain.addresses import LONGEST_URL
 from service.domain.event import EventType
@@ -163,7 +163,7 @@ class WebhookEndpointRoutes:
             ),
         ]
 
-    async def register(self, call: Call) -> HTTPResponse:
+    async def register(self, call: Call) -> Response:
         """POST /api/webhooks/endpoints"""
         body = decode_body(call.body, _REGISTER)
         refuse_nul(body.description, "description")
@@ -171,7 +171,7 @@ class WebhookEndpointRoutes:
         complete = call.completing(_made)
         return _made(await self._endpoints.register(call.who.org, body.url, types, body.description, complete=complete))
 
-    async def page(self, call: Call) -> HTTPResponse:
+    async def page(self, call: Call) -> Response:
         """GET /api/webhooks/endpoints"""
         most, last = page_size(call.query), row_before(_KIND, call.query)
         try:
@@ -180,15 +180,15 @@ class WebhookEndpointRoutes:
             raise unknown_cursor() from None
         found = await self._endpoints.page(call.who.org, after, most + 1)
         more = cursor_of(_KIND, str(found[most - 1].endpoint_id)) if len(found) > most else None
-        return HTTPResponse(
+        return Response(
             msgspec.json.encode(EndpointPage([_shape(one) for one in found[:most]], more)), content_type=JSON
         )
 
-    async def get(self, call: Call) -> HTTPResponse:
+    async def get(self, call: Call) -> Response:
         """GET /api/webhooks/endpoints/{endpoint_id}"""
         return _shown(await self._endpoints.get(call.who.org, _id(call)))
 
-    async def change(self, call: Call) -> HTTPResponse:
+    async def change(self, call: Call) -> Response:
         """PATCH /api/webhooks/endpoints/{endpoint_id}"""
         endpoint_id = _id(call)
         body = decode_body(call.body, _CHANGE)
@@ -206,11 +206,11 @@ class WebhookEndpointRoutes:
         )
         return _shown(saved)
 
-    async def remove(self, call: Call) -> HTTPResponse:
+    async def remove(self, call: Call) -> Response:
         """DELETE /api/webhooks/endpoints/{endpoint_id}"""
         return _shown(await self._endpoints.remove(call.who.org, _id(call), complete=call.completing(_shown)))
 
-    async def rotate(self, call: Call) -> HTTPResponse:
+    async def rotate(self, call: Call) -> Response:
         """POST /api/webhooks/endpoints/{endpoint_id}/rotate-secret"""
         return _rotated(await self._endpoints.rotate(call.who.org, _id(call), complete=call.completing(_rotated)))
 
@@ -236,17 +236,17 @@ def _fields(endpoint: EndpointRecord) -> dict[str, Any]:
     }
 
 
-def _shown(endpoint: EndpointRecord) -> HTTPResponse:
-    return HTTPResponse(msgspec.json.encode(_shape(endpoint)), content_type=JSON)
+def _shown(endpoint: EndpointRecord) -> Response:
+    return Response(msgspec.json.encode(_shape(endpoint)), content_type=JSON)
 
 
-def _made(told: Told) -> HTTPResponse:
+def _made(told: Told) -> Response:
     headers = {"Location": f"/api/webhooks/endpoints/{told.endpoint.endpoint_id}"}
-    return HTTPResponse(_with_secret(told), 201, headers, JSON)
+    return Response(_with_secret(told), 201, headers, JSON)
 
 
-def _rotated(told: Told) -> HTTPResponse:
-    return HTTPResponse(_with_secret(told), content_type=JSON)
+def _rotated(told: Told) -> Response:
+    return Response(_with_secret(told), content_type=JSON)
 
 
 def _with_secret(told: Told) -> bytes:

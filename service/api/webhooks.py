@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import orjson
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route, uuid_of
 from service.api.parsing import decode_body, idempotency_key, instant, refuse_nul
+from service.api.response import Response
 from service.api.shapes import CalendarEvent, EventAccepted, EventState
 from service.db.deliveries import IncomingStore
 from service.errors import InvalidRequest, NotAuthenticated, NotFound
@@ -97,7 +97,7 @@ class WebhookRoutes:
             ),
         ]
 
-    async def accept(self, call: Call) -> HTTPResponse:
+    async def accept(self, call: Call) -> Response:
         """POST /api/webhooks/calendar"""
         event = _event(call.body)
         identity = idempotency_key(call.request.headers) or call.header("webhook-id") or event.event_id
@@ -107,7 +107,7 @@ class WebhookRoutes:
             )
         return await self._take(call, call.who.org, identity, event, "event_id")
 
-    async def accept_signed(self, call: Call) -> HTTPResponse:
+    async def accept_signed(self, call: Call) -> Response:
         """POST /api/webhooks/calendar/{organization}"""
         identity = call.header("webhook-id") or ""
         try:
@@ -123,20 +123,20 @@ class WebhookRoutes:
             raise NotAuthenticated(problem.message, wait_s=wait_s) from problem
         return await self._take(call, org, identity, _event(call.body), "webhook-id")
 
-    async def _take(self, call: Call, org: int, identity: str, event: CalendarEvent, named: str) -> HTTPResponse:
+    async def _take(self, call: Call, org: int, identity: str, event: CalendarEvent, named: str) -> Response:
         if not 1 <= len(identity) <= LONGEST_ID or not identity.isprintable():
             raise InvalidRequest([(named, f"must be 1 to {LONGEST_ID} printable characters")])
         _check(event)
         await self._tasks.run(self._accept(org, identity, event.event_type, call.body, call.correlation_id))
-        return HTTPResponse(orjson.dumps({"received": True, "event_id": identity}), content_type="application/json")
+        return Response(orjson.dumps({"received": True, "event_id": identity}), content_type="application/json")
 
-    async def state(self, call: Call) -> HTTPResponse:
+    async def state(self, call: Call) -> Response:
         """GET /api/webhooks/events/{event_id}"""
         event_id = call.path["event_id"]
         found = await self._incoming.get(call.who.org, event_id) if event_id.isprintable() else None
         if found is None:
             raise NotFound(f"no event {event_id[:64]!r}")
-        return HTTPResponse(
+        return Response(
             orjson.dumps(
                 {
                     "event_id": found.event_id,

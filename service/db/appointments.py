@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 import orjson
 
+from service.batching import Batcher
 from service.db.connection import Database
 from service.db.gate import CoachDays, note_repairs
 from service.db.idempotency import Completion, lost_hold
@@ -23,6 +24,7 @@ from service.domain.grid import day_start
 from service.errors import OutcomeUnknown, Unavailable
 
 ATTEMPTS = 4
+MOST_KEYS_AT_ONCE = 128
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +87,13 @@ class AppointmentStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._answers: Batcher[tuple[int, str], tuple[bytes, bytes | None] | None] = Batcher(
+            self._answers_of_keys, most=MOST_KEYS_AT_ONCE, lanes=2
+        )
+
+    async def drain(self) -> None:
+        """Wait until every question asked together has come back."""
+        await self._answers.drain()
 
     async def get(self, org: int, appointment_id: UUID) -> Appointment | None:
         """One appointment of the organization, or None."""
@@ -214,8 +223,15 @@ class AppointmentStore:
 
         Of a key that was used for another write the answer is None.
         """
-        row = await self._database.first("find_by_idempotency_key", org, key)
-        return None if row is None else (row["fingerprint"], row["data"])
+        return await self._answers.submit((org, key))
+
+    async def _answers_of_keys(self, keys: list[tuple[int, str]]) -> list[tuple[bytes, bytes | None] | None]:
+        """`answer_of_key` of many: a crowd that is refused asks at once, each whether it has its answer already."""
+        orgs, names = zip(*keys, strict=True)
+        found: list[tuple[bytes, bytes | None] | None] = [None] * len(keys)
+        for row in await self._database.fetch("answers_of_keys", list(orgs), list(names)):
+            found[row["place"] - 1] = (row["fingerprint"], row["data"])
+        return found
 
     async def claim_committed(self, org: int, appointment_id: UUID) -> Any | None:
         """The row under a claim's id: status, idempotency_key, fingerprint, data; None when there is none."""

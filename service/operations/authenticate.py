@@ -66,16 +66,17 @@ class Authenticate:
         self._asking: dict[bytes, asyncio.Task[KeyRecord | None]] = {}
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    async def __call__(self, key: str | None, address: str, correlation_id: str) -> Caller:
+    async def __call__(self, key: str | None, address: Callable[[], str], correlation_id: str) -> Caller:
         """The caller behind a key. Raises NotAuthenticated, or Unavailable when nobody can be asked about it.
 
-        After ten failed keys from one address within a minute each further one takes up to a second.
+        `address` is asked for where a failure is counted: after ten failed keys from one address within a minute each
+        further one takes up to a second.
         """
         if not key:
             raise NotAuthenticated("this needs an API key: send it as X-API-Key")
         record = await self._known(key)
         if record is None or record.revoked:
-            raise NotAuthenticated("this API key is not known", wait_s=self.count_failure(address))
+            raise NotAuthenticated("this API key is not known", wait_s=self.count_failure(address()))
         limit = self._default_limit if record.rate_limit is None else record.rate_limit
         return Caller(
             org=record.org,

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+from uuid_utils.compat import uuid5
+
 from service.domain.appointment import Appointment, Status
 from service.domain.assignment import Strategy
 from service.domain.calendar import Calendar, Coach, Roster, aligned_groups, earliest_start, latest_start
@@ -153,7 +155,7 @@ def local_day_of(plan: Plan, coach: Coach) -> int:
 
 def contact_id_of(org: int, email: str) -> uuid.UUID:
     """A contact's id: UUIDv5 of the organization and the lower-cased address, so an address is one contact."""
-    return uuid.uuid5(_CONTACTS, f"{org}:{email.lower()}")
+    return uuid5(_CONTACTS, f"{org}:{email.lower()}")
 
 
 _CONTACTS = uuid.UUID("8a2f3f0e-6c43-5d0b-9d0f-0d9d5f0a4a11")

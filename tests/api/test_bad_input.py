@@ -139,6 +139,8 @@ RAW: dict[str, bytes] = {
     "text": b'"text"',
     "two": b"{}{}",
     "not-utf-8": b'{"calendar_id":"\xff\xfe"}',
+    "nul-byte": b'{"calendar_id":"cal\x00-1"}',
+    "surrogate-bytes": b'{"calendar_id":"\xed\xa0\x80"}',
     "utf-16": '{"calendar_id":"cal-1"}'.encode("utf-16"),
     "byte-order-mark": b"\xef\xbb\xbf{}",
     "surrogate-value": b'{"calendar_id":"\\ud800"}',

@@ -74,18 +74,23 @@ SELECT w.appointment_id, NULL, NULL, r.fingerprint, NULL, coalesce(r.held_until 
 FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS w (org_id, appointment_id, idempotency_key)
 JOIN idempotency_records AS r ON r.org_id = w.org_id AND r.key = w.idempotency_key;
 
--- name: find_by_idempotency_key
--- The finished answer of a booking by its idempotency key; of another write's key that it is taken.
-SELECT a.fingerprint, e.data, 0 AS place
-FROM appointments AS a
-JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1
-WHERE a.org_id = $1 AND a.idempotency_key = $2
-UNION ALL
-SELECT r.fingerprint, NULL, 1
-FROM idempotency_records AS r
-WHERE r.org_id = $1 AND r.key = $2 AND (r.status IS NOT NULL OR r.held_until <= now())
-ORDER BY place
-LIMIT 1;
+-- name: answers_of_keys
+-- The finished answers of bookings by their idempotency keys, with the place of each among those asked for; of another
+-- write's key that it is taken.
+SELECT w.place::integer AS place, found.fingerprint, found.data
+FROM unnest($1::integer[], $2::text[]) WITH ORDINALITY AS w (org_id, key, place)
+CROSS JOIN LATERAL (
+    SELECT a.fingerprint, e.data, 0 AS rank
+    FROM appointments AS a
+    JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointment_id AND e.sequence = 1
+    WHERE a.org_id = w.org_id AND a.idempotency_key = w.key
+    UNION ALL
+    SELECT r.fingerprint, NULL, 1
+    FROM idempotency_records AS r
+    WHERE r.org_id = w.org_id AND r.key = w.key AND (r.status IS NOT NULL OR r.held_until <= now())
+    ORDER BY rank
+    LIMIT 1
+) AS found;
 
 -- name: bury_claim
 -- A tombstone under a claim's id, so that an insert of the same id that is still under way loses.
