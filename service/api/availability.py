@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -23,6 +24,8 @@ from service.operations.find_availability import FindAvailability, FreeSlots
 from service.operations.rosters import Rosters
 
 MOST_ROWS = 20_000
+# Of so many rosters, so many masks of so many coaches: a few megabytes.
+ROSTERS_KEPT, MASKS_KEPT, LARGEST_MASK_KEPT = 64, 256, 32
 DEFAULT_DAYS = 7
 MOST_DAYS = 31
 FIRST_YEAR, LAST_YEAR = 1970, 2199
@@ -36,6 +39,7 @@ class AvailabilityRoutes:
         self._find = find
         self._rosters = rosters
         self._clock = clock
+        self._heads: OrderedDict[int, _Heads] = OrderedDict()
 
     def routes(self) -> list[Route]:
         """The endpoints."""
@@ -94,8 +98,37 @@ class AvailabilityRoutes:
             if etag in {tag.strip() for tag in (call.header("if-none-match") or "").split(",")}:
                 return Response(status=304, headers=headers)
         free = await self._find(roster, calendar, coach, start, end)
-        body = _body(free, zone_name, by_start=by_start, with_ids=with_ids)
+        body = _body(free, self._heads_of(free.roster), zone_name, by_start=by_start, with_ids=with_ids)
         return Response(body, 200, headers, "application/json")
+
+    def _heads_of(self, roster: Roster) -> _Heads:
+        kept = self._heads.get(roster.org)
+        if kept is None or kept.roster is not roster:
+            kept = self._heads[roster.org] = _Heads(roster)
+        self._heads.move_to_end(roster.org)
+        while len(self._heads) > ROSTERS_KEPT:
+            self._heads.popitem(last=False)
+        return kept
+
+
+class _Heads:
+    """How the rows of a roster's coaches begin, by the mask they are free in: the same few come again and again."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        self._of_coach = {c.column: f'{{"coach_id":{orjson.dumps(c.coach_id).decode()},' for c in roster.coaches}
+        self._of: OrderedDict[int, list[str]] = OrderedDict()
+
+    def of(self, mask: int) -> list[str]:
+        """Of the coaches in the mask, by id."""
+        found = self._of.get(mask)
+        if found is None:
+            found = [self._of_coach[coach.column] for coach in self.roster.coaches_in(mask)]
+            if len(found) <= LARGEST_MASK_KEPT:
+                self._of[mask] = found
+            if len(self._of) > MASKS_KEPT:
+                self._of.popitem(last=False)
+        return found
 
 
 def _etag(roster: Roster, revision: int, cells: tuple[int, int], start: datetime, query: dict[str, str]) -> str:
@@ -104,7 +137,7 @@ def _etag(roster: Roster, revision: int, cells: tuple[int, int], start: datetime
     return f'"{hashlib.blake2b(orjson.dumps(parts), digest_size=12).hexdigest()}"'
 
 
-def _body(free: FreeSlots, zone_name: str | None, *, by_start: bool, with_ids: bool) -> bytes:
+def _body(free: FreeSlots, heads: _Heads, zone_name: str | None, *, by_start: bool, with_ids: bool) -> bytes:
     """The answer's JSON. Raises InvalidRequest when it would have too many rows."""
     total = free.total
     rows = len(free.rows) if by_start else total
@@ -114,7 +147,7 @@ def _body(free: FreeSlots, zone_name: str | None, *, by_start: bool, with_ids: b
               "one calendar_id or group_by=start")]
         )  # fmt: skip
     zone = ZoneInfo(zone_name) if zone_name else None
-    slots = _starts(free, zone, with_ids) if by_start else _slots(free, zone)
+    slots = _starts(free, zone, with_ids) if by_start else _slots(free, heads, zone)
     head = orjson.dumps(
         {
             "total_available": total,
@@ -126,24 +159,18 @@ def _body(free: FreeSlots, zone_name: str | None, *, by_start: bool, with_ids: b
     return b'{"slots":[' + ",".join(slots).encode() + b"]," + head[1:]
 
 
-def _slots(free: FreeSlots, zone: ZoneInfo | None) -> Iterator[str]:
-    """The rows of each start, one a coach; the coaches of equal masks are looked up once."""
-    begun: dict[int, list[str]] = {}
+def _slots(free: FreeSlots, heads: _Heads, zone: ZoneInfo | None) -> Iterator[str]:
+    """The rows of each start, one a coach."""
     for cell, mask in free.rows:
-        coaches = begun.get(mask)
-        if coaches is None:
-            coaches = begun[mask] = [
-                f'{{"coach_id":{orjson.dumps(coach.coach_id).decode()},' for coach in free.coaches_in(mask)
-            ]
         rest = f"{_times(cell, free.calendar.slot_duration, zone)}}}"
-        yield f"{f'{rest},'.join(coaches)}{rest}"
+        yield f"{f'{rest},'.join(heads.of(mask))}{rest}"
 
 
 def _starts(free: FreeSlots, zone: ZoneInfo | None, with_ids: bool) -> Iterator[str]:
     for cell, mask in free.rows:
         times = _times(cell, free.calendar.slot_duration, zone)
         if with_ids:
-            ids = orjson.dumps([coach.coach_id for coach in free.coaches_in(mask)]).decode()
+            ids = orjson.dumps([coach.coach_id for coach in free.roster.coaches_in(mask)]).decode()
             yield f'{{{times},"available":{mask.bit_count()},"coach_ids":{ids}}}'
         else:
             yield f'{{{times},"available":{mask.bit_count()}}}'

@@ -12,7 +12,7 @@ from functools import cached_property
 from zoneinfo import ZoneInfo
 
 from service.domain.assignment import Strategy
-from service.domain.grid import columns_mask
+from service.domain.grid import columns_in, columns_mask
 from service.domain.zones import aligned, local_date, zone
 from service.errors import NotFound
 
@@ -116,6 +116,11 @@ class Roster:
         if found is None:
             raise NotFound(f"no calendar {calendar_id!r}")
         return found
+
+    def coaches_in(self, mask: int) -> list[Coach]:
+        """The coaches of a row, by id."""
+        found = [self.coach_by_column[column] for column in columns_in(mask, self.width)]
+        return sorted(found, key=lambda coach: coach.coach_id)
 
     def zone_groups(self, team: tuple[int, ...]) -> tuple[ZoneGroup, ...]:
         """The team's columns by time zone (kept, for it is asked at every claim)."""

@@ -24,7 +24,6 @@ from service.domain.grid import (
     CELLS_PER_DAY,
     cell_of,
     cells_in,
-    columns_in,
     day_of,
     day_start,
     five_minute_ceil,
@@ -63,15 +62,10 @@ class FreeSlots:
         """How many slots (coach and start)."""
         return sum(row.bit_count() for _, row in self.rows)
 
-    def coaches_in(self, mask: int) -> list[Coach]:
-        """The coaches of a row, by id."""
-        coaches = self.roster.coach_by_column
-        return sorted((coaches[column] for column in columns_in(mask, self.roster.width)), key=lambda c: c.coach_id)
-
     def slots(self) -> Iterator[tuple[int, list[Coach]]]:
         """(absolute cell, coaches free there by id) in order of time."""
         for cell, mask in self.rows:
-            yield cell, self.coaches_in(mask)
+            yield cell, self.roster.coaches_in(mask)
 
 
 class FindAvailability:
