@@ -235,7 +235,7 @@ class Gate:
             org = item.org
             segments = [
                 [name(keys.occupied(org, day)), first, count]
-                for day, first, count in item.placement.occupied_runs(item.keeping)
+                for day, first, count in (item.placement.occupied_runs(item.keeping) if item.frees else ())
             ]
             mark = name(keys.answer(org, item.idempotency_key)) if item.idempotency_key else False
             packed.append(
@@ -243,7 +243,7 @@ class Gate:
                     item.token,
                     name(keys.roster(org)),
                     segments,
-                    name(keys.full(org, item.local_day)) if item.counted else False,
+                    name(keys.full(org, item.local_day)) if item.counted and item.frees else False,
                     name(keys.counts(org, item.local_day)),
                     name(keys.limits(org)),
                     name(keys.deficits(org)),

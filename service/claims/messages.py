@@ -131,7 +131,9 @@ class Release:
     """A token whose time is to be freed, with the placement and local day it was noted with.
 
     Of a move, `keeping` is the appointment's other time where the coach is the same: cells of both stay taken, and
-    where it counts on the same day (`counted` False) the day keeps its count.
+    where it counts on the same day (`counted` False) the day keeps its count. `frees` False: only the token goes, and
+    what its booking did to the deficits; cells and count stay for the repair of the coach-day that must follow, for
+    what is freed first and repaired then may be somebody's in between.
     """
 
     org: int
@@ -142,3 +144,4 @@ class Release:
     side: Side = Side.NEW
     keeping: Placement | None = None
     counted: bool = True
+    frees: bool = True

@@ -107,8 +107,13 @@ class BookingCommitter:
 
     async def _statement(self) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await open_connection(self._url)
-            self._prepared = await self._connection.prepare(statement("commit_bookings"))
+            connection: Any = await open_connection(self._url)
+            try:
+                self._prepared = await connection.prepare(statement("commit_bookings"))
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
         return self._prepared
 
     async def _commit(

@@ -51,10 +51,15 @@ def counts_by_column(source: DaySource, columns: int) -> list[int]:
 
 
 def known_in(source: DaySource) -> list[str]:
-    """The identities ('appointment:column:first cell:last cell') of every appointment in the source."""
+    """`known_time` of every appointment in the source."""
     return sorted(
-        {f"{p.appointment}:{p.column}:{p.first_cell}:{p.last_cell}" for p in (*source.placements, *source.counted)}
+        {known_time(p.appointment, p.column, p.first_cell, p.last_cell) for p in (*source.placements, *source.counted)}
     )
+
+
+def known_time(appointment: str, column: int, first_cell: int, last_cell: int) -> str:
+    """How the scripts name an appointment's (32 hex digits) time `[first_cell, last_cell)` with a coach."""
+    return f"{appointment}:{column}:{first_cell}:{last_cell}"
 
 
 class GridKeeper:
@@ -121,8 +126,12 @@ class GridKeeper:
         await self.derive(org, missing)
         return len(missing)
 
-    async def repair(self, org: int, columns: Sequence[int], days: Iterable[int], *, write: bool = True) -> Differences:
+    async def repair(
+        self, org: int, columns: Sequence[int], days: Iterable[int], *, write: bool = True, ended: Sequence[str] = ()
+    ) -> Differences:
         """Make coach-days what Postgres says (or only compare); returns all differences together.
+
+        `ended` are times of pending entries, as `known_time` names them, that hold no longer whatever is pending.
 
         A day that is not in Redis is no difference: it will be derived when it is needed.
         """
@@ -130,13 +139,15 @@ class GridKeeper:
         opened = occupied = counted = revision = 0
         for day in days:
             for column in columns:
-                found = await self._repair_one(roster, day, column, write=write)
+                found = await self._repair_one(roster, day, column, ended, write=write)
                 opened, occupied, counted = opened + found.open, occupied + found.occupied, counted + found.count
                 revision = max(revision, found.revision)
         outcome = DeriveOutcome.REPAIRED if write else DeriveOutcome.COMPARED
         return Differences(outcome, opened, occupied, counted, revision)
 
-    async def _repair_one(self, roster: Roster, day: int, column: int, *, write: bool) -> Differences:
+    async def _repair_one(
+        self, roster: Roster, day: int, column: int, ended: Sequence[str] = (), *, write: bool
+    ) -> Differences:
         give_up = asyncio.get_running_loop().time() + PATIENCE_S
         while asyncio.get_running_loop().time() < give_up:
             nonce = await self._grid.mark_coach_day(roster.org, day, column)
@@ -145,7 +156,7 @@ class GridKeeper:
                 open=open_by_column(source, day).get(column, 0),
                 occupied=occupied_by_column(source, day).get(column, 0),
                 count=len(source.counted),
-                known=tuple(known_in(source)),
+                known=(*known_in(source), *ended),
             )
             found = await self._grid.repair_coach_day(roster, day, column, nonce, state, write=write)
             if found.outcome is DeriveOutcome.STALE:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -332,7 +333,7 @@ class MoveAppointment:
 
         What it has in common with the old time stays; whether the appointment still has that, Postgres knows.
         """
-        await self._settle.free(release_of_new(token, before, after), before, after)
+        await self._settle.free(replace(release_of_new(token, before, after), frees=False), before, after)
         await self._settle.repair(before)
         await self._settle.repair(after)
 

@@ -20,6 +20,7 @@ from service.domain.grid import Placement, instant_of
 from service.errors import BookingError
 from service.logs import get_logger
 from service.metrics import Metrics
+from service.operations.keep_grid import known_time
 from service.operations.settle_change import SettleChange
 
 _log = get_logger("operations.reconcile")
@@ -101,9 +102,7 @@ class Reconcile:
         return "claim settled"
 
     async def _give_up(self, token: str, entry: PendingEntry) -> str:
-        await self._gate.release(_freed(token, entry))
-        # Whoever booked its time without Redis, and was shown to the grid before the release, was freed with it.
-        await self._put_right(entry)
+        await self._drop(token, entry)
         return "claim released"
 
     async def _move(self, token: str, entry: PendingEntry) -> str:
@@ -113,18 +112,36 @@ class Reconcile:
             sequence, kind = event
             told = f"{entry.org} {entry.appointment} {sequence}"
             await self._gate.settle(Settlement(entry.org, None, told, await self._settle.streams(entry.org, kind)))
-        await self._gate.release(_freed_by_move(token, entry, committed=committed))
-        # A commit that is still on its way when we give it up, or a change that came after, shows only in Postgres.
-        await self._put_right(entry)
+        await self._drop(token, entry, Side.OLD if committed else Side.NEW)
         return "move carried out" if committed else "move dropped"
+
+    async def _drop(self, token: str, entry: PendingEntry, side: Side = Side.NEW) -> None:
+        """End an overdue token; its time becomes what Postgres says.
+
+        Somebody may have it who came without Redis, or the appointment itself, moved there without Redis by the same
+        request. So nothing is freed that would have to be taken again: not for a moment may a day count one too few.
+        """
+        for column, placement, local_day in _times(entry):
+            ended = known_time(entry.appointment, column, placement.start, placement.end)
+            await self._settle.repair_ended(entry.org, column, placement, local_day, ended)
+        await self._gate.release(
+            Release(
+                org=entry.org,
+                token=token,
+                placement=_placement(entry.start_cell, entry.cells),
+                local_day=entry.local_day,
+                idempotency_key=entry.idempotency_key or None,
+                side=side,
+                frees=False,
+            )
+        )
+        # A repair in between may have taken its time for pending once more.
+        await self._put_right(entry)
 
     async def _put_right(self, entry: PendingEntry) -> None:
         """Make the coach-days of an entry that has ended what Postgres says."""
-        new = _placement(entry.start_cell, entry.cells)
-        await self._settle.repair_days(entry.org, entry.column, new, entry.local_day)
-        if entry.old_column is not None:
-            old = _placement(entry.old_start_cell, entry.old_cells)
-            await self._settle.repair_days(entry.org, entry.old_column, old, entry.old_local_day)
+        for column, placement, local_day in _times(entry):
+            await self._settle.repair_days(entry.org, column, placement, local_day)
 
     async def _release(self, token: str, entry: PendingEntry) -> str:
         event = await self._appointments.event_of_token(entry.org, UUID(hex=entry.appointment), UUID(hex=token))
@@ -135,9 +152,7 @@ class Reconcile:
         sequence, kind = event
         told = f"{entry.org} {entry.appointment} {sequence}"
         await self._gate.settle(Settlement(entry.org, None, told, await self._settle.streams(entry.org, kind)))
-        await self._gate.release(_freed(token, entry))
-        # Noted late, it may have stood for a time that was free already, and is somebody else's now.
-        await self._put_right(entry)
+        await self._drop(token, entry)
         return "release carried out"
 
 
@@ -145,27 +160,9 @@ def _placement(first: int, cells: int) -> Placement:
     return Placement(first, first + cells, first, first + cells)
 
 
-def _freed(token: str, entry: PendingEntry) -> Release:
-    return Release(
-        org=entry.org,
-        token=token,
-        placement=_placement(entry.start_cell, entry.cells),
-        local_day=entry.local_day,
-        idempotency_key=entry.idempotency_key or None,
-    )
-
-
-def _freed_by_move(token: str, entry: PendingEntry, *, committed: bool) -> Release:
-    new = (_placement(entry.start_cell, entry.cells), entry.local_day)
-    old = (_placement(entry.old_start_cell, entry.old_cells), entry.old_local_day)
-    (leaving, day), (staying, other_day) = (old, new) if committed else (new, old)
-    same = entry.column == entry.old_column
-    return Release(
-        org=entry.org,
-        token=token,
-        placement=leaving,
-        local_day=day,
-        side=Side.OLD if committed else Side.NEW,
-        keeping=staying if same else None,
-        counted=not (same and day == other_day),
-    )
+def _times(entry: PendingEntry) -> list[tuple[int, Placement, int]]:
+    """(column, cells, local day) of each time an entry holds."""
+    times = [(entry.column, _placement(entry.start_cell, entry.cells), entry.local_day)]
+    if entry.old_column is not None:
+        times.append((entry.old_column, _placement(entry.old_start_cell, entry.old_cells), entry.old_local_day))
+    return times

@@ -112,6 +112,15 @@ class SettleChange:
             waiting = self._to_repair[place] = asyncio.ensure_future(self._repair_in_turn(place))
         await asyncio.shield(waiting)
 
+    async def repair_ended(self, org: int, column: int, placement: Placement, local_day: int, ended: str) -> None:
+        """Make coach-days what Postgres says as if a pending entry's time (`ended`) were not there.
+
+        Raises Unavailable.
+        """
+        days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
+        async with self._turn:
+            await self._keeper.repair(org, [column], sorted(days), ended=[ended])
+
     async def _repair_in_turn(self, place: CoachDays) -> None:
         async with self._turn:
             del self._to_repair[place]  # who comes from here on may bring what was not yet there to be read

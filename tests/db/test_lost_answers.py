@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncpg import Connection
+from asyncpg.exceptions import TooManyConnectionsError
 
 from service.db.commit import CommitOutcome
 from service.errors import OutcomeUnknown, Unavailable
@@ -92,3 +94,24 @@ async def test_a_server_that_cannot_be_reached_means_nothing_was_written(tmp_pat
         with pytest.raises(Unavailable) as refused:
             await committer.commit(booking(MONDAY))
     assert not isinstance(refused.value, OutcomeUnknown)
+
+
+async def test_a_connection_that_cannot_be_prepared_is_given_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Postgres refuses for now just after it let us in: the next batch opens another connection."""
+    prepare, opened = Connection.prepare, list[Any]()
+
+    async def refused_once(connection: Any, *arguments: Any) -> Any:
+        opened.append(connection)
+        if len(opened) == 1:
+            raise TooManyConnectionsError("later")
+        return await prepare(connection, *arguments)
+
+    monkeypatch.setattr(Connection, "prepare", refused_once)
+    async with committing(database_url) as (committer, _):
+        with pytest.raises(Unavailable):
+            await committer.commit(booking(MONDAY))
+        assert (await committer.commit(booking(MONDAY + timedelta(hours=1)))).outcome is CommitOutcome.TAKEN
+    assert len(opened) == 2
+    assert opened[0].is_closed()

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import msgspec
 import orjson
 import pytest
-from sanic.response import HTTPResponse
 
 from service.api.endpoint import Call, Route
+from service.api.response import Response
 from service.app import Services
 from service.claims.breaker import GateBreaker
 from service.claims.connection import connect
@@ -146,9 +146,9 @@ async def test_an_unknown_outcome_goes_on_with_the_same_operation_and_a_refusal_
 async def test_a_secret_is_shown_once_and_kept_nowhere(services: Services, api: Client, sql: Any) -> None:
     secret, key = f"whsec_{uuid4().hex}", uuid4().hex
 
-    async def handler(call: Call) -> HTTPResponse:
+    async def handler(call: Call) -> Response:
         body = orjson.dumps({"endpoint_id": str(call.operation), "secret": secret, "url": "https://example.com"})
-        return HTTPResponse(body, 201, {"Location": "/x"}, "application/json")
+        return Response(body, 201, {"Location": "/x"}, "application/json")
 
     route = Route(
         method="POST",

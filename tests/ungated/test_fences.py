@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
@@ -18,10 +20,12 @@ from service.claims.lateness import Lateness
 from service.claims.server import RedisServer
 from service.db.commit import CommitOutcome
 from service.db.gate import Repair
+from service.domain.appointment import Appointment
 from service.errors import GateClosed, InvalidRequest, OutcomeUnknown, SlotUnavailable, Unavailable
 from service.operations.book import Booked
 from service.operations.book_ungated import Wish
 from service.operations.claiming import RateSeen
+from service.operations.plan_move import MoveWish
 from service.operations.time_off import Absence
 from service.operations.treat_appointments import Existing
 from service.processes import build_time_off
@@ -256,11 +260,52 @@ async def test_a_claim_given_up_frees_nothing_of_who_booked_its_time_without_red
     """The grid was shown the other booking while the claim still stood for the same time."""
     start = (await free_starts(services, org))[40]
     await steps.claim(services, org, wish(start, coach_id="coach-3"))
-    await booked(without, org, start, coach_id="coach-3", person=1)
+    other = await booked(without, org, start, coach_id="coach-3", person=1)
     assert await services.heal() == 1
     await steps.expire_pending(services)
-    assert await services.reconcile() == 1
+    with counts_before_repairs(services, other) as counts:
+        assert await services.reconcile() == 1
+    assert counts == [2, 1]
     assert await steps.differences(services, org) == 0
+
+
+async def test_a_move_given_up_uncounts_nothing_of_the_same_move_made_without_redis(
+    services: Services, without: Services, org: int
+) -> None:
+    """A request claimed the new time, lost Redis, and moved the appointment there without it."""
+    starts = await free_starts(services, org)
+    first = await booked(services, org, starts[40], coach_id="coach-3")
+    await services.gate.drain()
+    there = MoveWish(start_time=starts[40] + timedelta(days=1))
+    who: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
+    with (
+        patch.object(services.appointments, "change", AsyncMock(side_effect=OutcomeUnknown("lost"))),
+        pytest.raises(OutcomeUnknown),
+    ):
+        await services.move(org, first.appointment_id, there, **who)
+    moved = await without.move(org, first.appointment_id, there, **who)
+    assert await services.heal() >= 1
+    await steps.expire_pending(services)
+    with counts_before_repairs(services, moved) as counts:
+        assert await services.reconcile() == 1
+    assert min(counts) == 1, "for a moment one more could have been booked than the day allows"
+    assert await steps.differences(services, org) == 0
+
+
+@contextmanager
+def counts_before_repairs(services: Services, appointment: Appointment) -> Iterator[list[int]]:
+    """What the appointment's coach has on its day by the grid, at the beginning of each repair in the block."""
+    repair = services.keeper.repair
+    counts: list[int] = []
+
+    async def counting(*arguments: Any, **named: Any) -> Any:
+        found = await services.grid.read_counts(appointment.org, appointment.local_day, 32)
+        assert found is not None
+        counts.append(found[appointment.column])
+        return await repair(*arguments, **named)
+
+    with patch.object(services.keeper, "repair", counting):
+        yield counts
 
 
 async def test_a_claim_that_is_fenced_frees_nothing_of_who_booked_its_time_without_redis(
