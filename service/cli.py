@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -133,8 +134,15 @@ def worker() -> None:
     ):
         if url is None:
             raise ConfigurationError(f"{variable}: not set, and no `booking up` runs on DATA_DIR")
-    os.nice(settings.worker_niceness)
+    _give_way(settings.worker_niceness)
     until_told(lambda stop: worker_process(settings, stop))
+
+
+def _give_way(niceness: int) -> None:
+    """Let others go first. Linux shares out among sessions before it looks at processes, and this has its own."""
+    os.nice(niceness)
+    with contextlib.suppress(OSError):  # not every kernel groups by session
+        Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 @main.command("fetch-calendars", hidden=True)

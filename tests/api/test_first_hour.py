@@ -17,6 +17,12 @@ from tests.servers import eventually
 KEY = "test-key-123"
 
 
+def session_niceness(pid: int) -> int | None:
+    """How far a process' session gives way, None where the kernel does not group by session."""
+    group = Path(f"/proc/{pid}/autogroup")
+    return int(group.read_text().split()[-1]) if group.exists() else None
+
+
 async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> None:
     stack = Stack(folder)
     try:
@@ -52,6 +58,7 @@ async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> 
         [worker] = stack.pids("service.cli worker")
         niceness = {os.getpriority(os.PRIO_PROCESS, pid) for pid in stack.pids("api-process")}
         assert {os.getpriority(os.PRIO_PROCESS, worker) - number for number in niceness} == {10}, "bookings come first"
+        assert session_niceness(worker) in (None, 10), "also where the processor is shared out among sessions"
 
         assert await stack.stop() < STOPPED_WITHIN_S
         assert stack.processes() == {}
