@@ -142,7 +142,7 @@ class Bench:
             await reading.aclose()
 
     async def book(self, count: int = 1, **more: Any) -> list[dict[str, Any]]:
-        """That many appointments, three a start, as they were answered."""
+        """That many appointments, three a start, as they were answered; they are on their way to who must hear."""
         booked: list[dict[str, Any]] = []
         for number, start in enumerate(await free_starts(self.services, self.org)):
             wishes = [wish(start, person=3 * number + n, **more) for n in range(min(3, count - len(booked)))]
@@ -156,6 +156,7 @@ class Bench:
                 assert not isinstance(answer, BaseException), answer
                 booked.append(orjson.loads(answer.body))
             if len(booked) == count:
+                await self.services.gate.drain()
                 return booked
         raise AssertionError(f"only {len(booked)} free times")
 

@@ -24,4 +24,5 @@ async def test_a_change_and_a_booking_of_another_process_are_announced(bench: Be
         assert await bench.left("endpoints") == (1, 0, 0)
         assert not (await another.rosters.get(bench.org)).has_endpoints
         await another.book(wish(starts[-1]), caller(bench.org), RateSeen())
+        await another.gate.drain()
         assert await bench.left("endpoints") == (2, 0, 0)

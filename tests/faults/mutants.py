@@ -55,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 "lua/claim_slot.lua",
-                "free = band(free, bnot(word_at(occupied, r * width + at)))",
+                "free = band(free, bnot(word_at(occupied, from)))",
                 "free = band(free, members)",
             ),
         ),
