@@ -22,6 +22,8 @@ from loadtest.bench.truth import Untrue, booked, check_count
 from loadtest.bench.usage import Reading, read
 
 _ANSWERED = r'^booking_http_requests_total\{[^}]*status="%d"[^}]*\} ([\d.e+]+)$'
+_API_SCRIPTS = r"^booking_gate_batch_size_count\{[^}]*\} ([\d.e+]+)$"
+_API_COMMITS = r"^booking_commit_batch_size_count ([\d.e+]+)$"
 _TRIES = 20
 
 
@@ -32,6 +34,9 @@ class Burst:
     counted: Counted
     cost: Reading
     bookings: int
+    # Of the API alone, without what the worker does: script calls, and commits of bookings.
+    api_scripts: int
+    api_commits: int
 
     @property
     def a_second(self) -> float:
@@ -64,11 +69,14 @@ class Bench:
             await self.load.book(port, self._wishes(crowd), warm_s)
         before = await booked(sql, crowd.orgs)
         async with self.place.redis() as redis:
-            at_first = await read(self.place.pids, sql, redis)
+            at_first, calls_at_first = await read(self.place.pids, sql, redis), await self._sum(_API_SCRIPTS)
+            commits_at_first = await self._sum(_API_COMMITS)
             counted = await self.load.book(port, self._wishes(crowd), seconds)
             cost = (await read(self.place.pids, sql, redis)).since(at_first)
+            calls = await self._sum(_API_SCRIPTS) - calls_at_first
+            commits = await self._sum(_API_COMMITS) - commits_at_first
         added = await check_count(sql, crowd.orgs, before, counted.accepted, self.load.left_open)
-        return Burst(counted, cost, added)
+        return Burst(counted, cost, added, calls, commits)
 
     def _wishes(self, crowd: Crowd) -> Wishes:
         number = next(self.numbers)
@@ -88,9 +96,13 @@ class Bench:
             raise Untrue(f"{counted} answers were counted, and {answered} of them were {status}")
 
     async def _answered(self, status: int) -> int:
+        return await self._sum(_ANSWERED % status)
+
+    async def _sum(self, series: str) -> int:
+        """What the series that match add up to in the metrics of the installation."""
         async with aiohttp.ClientSession() as session, session.get(f"{url(self.place.port)}/metrics") as answer:
             text = await answer.text()
-        return sum(int(float(found)) for found in re.findall(_ANSWERED % status, text, re.MULTILINE))
+        return sum(int(float(found)) for found in re.findall(series, text, re.MULTILINE))
 
     @asynccontextmanager
     async def hello(self) -> AsyncGenerator[int]:

@@ -105,7 +105,19 @@ def _note_cost(bench: Bench, burst: Burst) -> None:
     cost, bookings = burst.cost, burst.bookings
     note = bench.notebook.note
     cpu = {part: spent / bookings for part, spent in cost.cpu_us.items()}
-    note("B8", "scripts", cost.script_calls / bookings, **{"µs in scripts": cost.script_us / bookings})
-    note("B8", "commits", cost.commits / bookings, that_wrote=cost.writes / bookings)
+    note(
+        "B8",
+        "scripts",
+        cost.script_calls / bookings,
+        of_the_API_alone=burst.api_scripts / bookings,
+        **{"µs in scripts": cost.script_us / bookings},
+    )
+    note(
+        "B8",
+        "commits",
+        cost.writes / bookings,
+        of_the_API_alone=burst.api_commits / bookings,
+        those_that_only_read_too=cost.commits / bookings,
+    )
     note("B8", "wal", cost.wal_bytes / bookings)
     note("B8", "cpu", cpu["API"] + cpu["Redis"] + cpu["Postgres"], **cpu)

@@ -58,14 +58,14 @@ GOALS = (
     Goal("B7", "six", "time in Redis of a claim, team of 6", " µs", most=25, must=True),
     Goal("B7", "growth", "the same of the largest team ÷ of 6", most=6, must=True),
     Goal("B8", "scripts", "script calls a booking", most=0.15, must=True),
-    Goal("B8", "commits", "Postgres commits a booking", most=0.08, must=True),
+    Goal("B8", "commits", "Postgres commits that wrote, a booking", most=0.08, must=True),
     Goal("B8", "wal", "log of Postgres a booking", " bytes"),
     Goal("B8", "cpu", "processor time of API, Redis and Postgres a booking", " µs", most=150, must=True),
     Goal("B9", "p99", "p99 at half of B1's rate ÷ pgbench's", most=3),
     Goal("B10", "full", "bookings beside many appointments and coaches ÷ without", least=0.9, must=True),
     Goal("B11", "sale", "one slot for everybody, time to answer all ÷ hello's"),
     Goal("B12", "many", "bookings over many organizations ÷ over one", least=0.8, must=True),
-    Goal("B13", "process", "memory of an API process", " MB", most=100),
+    Goal("B13", "process", "memory of an API process (PSS)", " MB", most=100),
     Goal("B13", "year", "Redis memory of a coach's year", " KB", most=64),
 )
 

@@ -10,9 +10,9 @@ _YEAR = 365
 
 
 async def of_processes(bench: Bench) -> None:
-    """The largest API process, after whatever load there was."""
+    """The largest API process, after whatever load there was: pages that others use too in proportion."""
     resident, own_share = max(memory_bytes(pid) for pid in bench.place.pids.api)
-    bench.notebook.note("B13", "process", resident / 1e6, proportional_MB=own_share / 1e6)
+    bench.notebook.note("B13", "process", own_share / 1e6, resident_MB=resident / 1e6)
 
 
 async def of_a_year(bench: Bench) -> None:

@@ -14,6 +14,9 @@ from service.domain.calendar import Calendar, Coach, Roster
 from service.domain.grid import cell_of, day_start, row_bytes
 from service.domain.schedule import Week, WeeklySchedule, Window
 
+# Beyond that, adding up what each did to the deficits is no work to be done in passing.
+MANY_LIVE = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class DefaultSlot:
@@ -174,6 +177,11 @@ class RosterStore:
         counted = await connection.fetch(statement("live_counts"), roster.org, wanted, start.date())
         schedules = await self._schedules(connection, roster, columns, day, day)
         return DaySource(schedules, closed, [_coach_day(row) for row in placed], [_coach_day(row) for row in counted])
+
+    async def has_many_live(self, org: int) -> bool:
+        """Whether the organization has more live appointments than are added up in passing. Raises Unavailable."""
+        row = await self._database.first("has_many_live", org, MANY_LIVE)
+        return row is not None and row["many"]
 
     async def deficits(self, roster: Roster) -> dict[int, int]:
         """What each coach is owed by Postgres' account, in millionths of an appointment; sums to 0."""

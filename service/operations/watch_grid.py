@@ -18,7 +18,10 @@ _log = get_logger("operations.watch_grid")
 
 
 class WatchGrid:
-    """One day of one organization a call, in turn, and after its last one what its coaches are owed."""
+    """One day of one organization a call, in turn, and after its last one what its coaches are owed.
+
+    That is added up from all live appointments; of an organization with very many only `rebuild` and `verify` do it.
+    """
 
     def __init__(
         self, store: RosterStore, rosters: Rosters, keeper: GridKeeper, deficits: KeepDeficits, clock: Clock
@@ -43,7 +46,7 @@ class WatchGrid:
         found = (await self._keeper.check_day(org, day, write=True)).total
         if found:
             _log.warning("grid repaired", org=org, day=day, differences=found)
-        if not any(other == org for other, _ in self._left):
+        if not any(other == org for other, _ in self._left) and not await self._store.has_many_live(org):
             owed = await self._deficits.repair(org)
             if owed:
                 _log.warning("deficits repaired", org=org, columns=owed)

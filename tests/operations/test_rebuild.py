@@ -162,6 +162,23 @@ async def test_the_watch_finds_and_repairs_a_difference_within_one_sweep(service
     assert (await look(services)).holds
 
 
+@pytest.mark.parametrize(("many", "put_right"), [(4, True), (3, False)])
+async def test_the_watch_adds_up_what_coaches_are_owed_unless_that_is_too_much(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch, many: int, put_right: bool
+) -> None:
+    monkeypatch.setattr("service.db.rosters.MANY_LIVE", many)
+    await services.keeper.fill(org)
+    await book_some(services, org, 4)
+    await services.gate.drain()
+    columns = (await services.rosters.get(org)).width * 8
+    right = await services.grid.deficits(org, columns)
+    assert await services.grid.set_deficits(org, {0: right[0] + 7}, right)
+    watch = WatchGrid(services.roster_store, services.rosters, services.keeper, services.deficits, services.clock)
+    for _ in range(await services.rebuild.steps()):
+        await watch()
+    assert (await services.grid.deficits(org, columns) == right) is put_right
+
+
 async def test_deficits_that_a_booking_changed_meanwhile_are_not_overwritten(services: Services, org: int) -> None:
     await book_some(services, org, 3)
     columns = (await services.rosters.get(org)).width * 8

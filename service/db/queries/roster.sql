@@ -83,6 +83,13 @@ WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2))
     AND local_day = $3
     AND starts_at >= $3::date - interval '2 days' AND starts_at < $3::date + interval '3 days';
 
+-- name: has_many_live
+-- Whether an organization has more than $2 live appointments.
+SELECT count(*) > $2::integer AS many
+FROM (
+    SELECT FROM appointments WHERE org_id = $1 AND status IN ('scheduled', 'completed', 'no_show') LIMIT $2::integer + 1
+) AS live;
+
 -- name: considered_of_live
 -- What the live appointments did to the deficits of their organization.
 SELECT a.coach_no, e.considered
