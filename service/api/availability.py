@@ -24,6 +24,7 @@ from service.operations.find_availability import FindAvailability, FreeSlots
 from service.operations.rosters import Rosters
 
 MOST_ROWS = 20_000
+ANSWERS_BYTES = 4 * 1024 * 1024
 # Of so many rosters, so many masks of so many coaches: a few megabytes.
 ROSTERS_KEPT, MASKS_KEPT, LARGEST_MASK_KEPT = 64, 256, 32
 DEFAULT_DAYS = 7
@@ -40,6 +41,7 @@ class AvailabilityRoutes:
         self._rosters = rosters
         self._clock = clock
         self._heads: OrderedDict[int, _Heads] = OrderedDict()
+        self._answers = _Answers()
 
     def routes(self) -> list[Route]:
         """The endpoints."""
@@ -97,8 +99,11 @@ class AvailabilityRoutes:
             headers["ETag"] = etag
             if etag in {tag.strip() for tag in (call.header("if-none-match") or "").split(",")}:
                 return Response(status=304, headers=headers)
-        free = await self._find(roster, calendar, coach, start, end)
-        body = _body(free, self._heads_of(free.roster), zone_name, by_start=by_start, with_ids=with_ids)
+        body = self._answers.of(headers.get("ETag"))
+        if body is None:
+            free = await self._find(roster, calendar, coach, start, end)
+            body = _body(free, self._heads_of(free.roster), zone_name, by_start=by_start, with_ids=with_ids)
+            self._answers.keep(headers.get("ETag"), body)
         return Response(body, 200, headers, "application/json")
 
     def _heads_of(self, roster: Roster) -> _Heads:
@@ -109,6 +114,34 @@ class AvailabilityRoutes:
         while len(self._heads) > ROSTERS_KEPT:
             self._heads.popitem(last=False)
         return kept
+
+
+class _Answers:
+    """Answers by their entity tags, those asked for last.
+
+    A tag is made of the revision that this very request has read from Redis: the answer is as fresh as a new one.
+    """
+
+    def __init__(self, most_bytes: int = ANSWERS_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._of: OrderedDict[str, bytes] = OrderedDict()
+
+    def of(self, etag: str | None) -> bytes | None:
+        """The answer of a tag, None when it is not kept."""
+        found = None if etag is None else self._of.get(etag)
+        if found is not None and etag is not None:
+            self._of.move_to_end(etag)
+        return found
+
+    def keep(self, etag: str | None, body: bytes) -> None:
+        """Keep an answer, for others that go."""
+        if etag is None or etag in self._of:
+            return
+        self._of[etag] = body
+        self._bytes += len(body)
+        while self._bytes > self._most_bytes:
+            self._bytes -= len(self._of.popitem(last=False)[1])
 
 
 class _Heads:
