@@ -237,10 +237,11 @@ class Settings:
     )
     worker_niceness: int = _setting(
         "WORKER_NICENESS",
-        10,
+        5,
         _integer(0, 19),
         "steps",
-        "By how much the worker gives way to the API on a machine that is busy, as nice(1) counts.",
+        "By how much the worker gives way to the API on a busy machine, as nice(1) counts; the more, the later it ends "
+        "what a crash left pending.",
     )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",
