@@ -290,8 +290,8 @@ class Book:
     async def _lost(
         self, request: BookingRequest, plan: Plan, appointment: Appointment, committed: Committed
     ) -> Booked | None:
-        # Whoever booked its time without Redis is shown there already: the repair tells whose it is.
-        await self._release(request, plan, appointment, frees=False)
+        await self._release(request, plan, appointment)
+        # Whoever booked its time without Redis, and was shown to the grid before the release, was freed with it.
         await self._settling.repair(appointment)
         if committed.outcome is CommitOutcome.REPEATED:
             return _checked_replay(request, committed.fingerprint, committed.answer)
@@ -309,16 +309,13 @@ class Book:
                 _log.info("coach-day not repaired", coach_id=appointment.coach_id, error=problem.message)
         return None
 
-    async def _release(
-        self, request: BookingRequest, plan: Plan, appointment: Appointment, *, frees: bool = True
-    ) -> None:
+    async def _release(self, request: BookingRequest, plan: Plan, appointment: Appointment) -> None:
         release = Release(
             org=appointment.org,
             token=appointment.appointment_id.hex,
             placement=plan.placement,
             local_day=appointment.local_day,
             idempotency_key=request.idempotency_key,
-            frees=frees,
         )
         try:
             await self._gate.release(release)

@@ -124,7 +124,7 @@ class MoveAppointment:
         reason: str | None,
         complete: Complete[Appointment] | None = None,
     ) -> Appointment:
-        attempts = 0
+        attempts, moving = 0, False
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
         while attempts < ATTEMPTS and clock() < give_up:
@@ -150,11 +150,11 @@ class MoveAppointment:
                     await self._claiming.catch_up(move.plan, reply)
                     continue
                 after = self._moved(move, wish, reply) if reply.outcome is ClaimOutcome.CLAIMED else None
-                if _not_as_wished(move, reply) and await self._is_moving(before, token):
-                    # Its own coach is taken by itself: what another move of it holds is no reason to go elsewhere.
-                    if after is not None:
-                        await self._give_up(token.hex, before, after)
-                    await asyncio.sleep(_PAUSE_S)
+                # Its own coach is taken by itself: what another move of it holds is no reason to go elsewhere. One that
+                # has ended since the claim held it still.
+                moved, moving = moving, _not_as_wished(move, reply) and await self._is_moving(before, token)
+                if moving or (moved and _not_as_wished(move, reply)):
+                    await self._wait_for_itself(token, before, after)
                     continue
                 if after is None:
                     raise await self._claiming.taken(move.plan, reply.first)
@@ -327,6 +327,12 @@ class MoveAppointment:
                 self._metrics.fenced_commits.inc()
         except Unavailable as problem:
             _log.info("coach-day not repaired", coach_id=after.coach_id, error=problem.message)
+
+    async def _wait_for_itself(self, token: uuid.UUID, before: Appointment, after: Appointment | None) -> None:
+        """Give another move of the appointment time to end, holding nothing meanwhile."""
+        if after is not None:
+            await self._give_up(token.hex, before, after)
+        await asyncio.sleep(_PAUSE_S)
 
     async def _give_up(self, token: str, before: Appointment, after: Appointment) -> None:
         """Free the time a move would have had.

@@ -102,7 +102,10 @@ class Reconcile:
         return "claim settled"
 
     async def _give_up(self, token: str, entry: PendingEntry) -> str:
-        await self._drop(token, entry)
+        await self._gate.release(_dropped(token, entry, frees=True))
+        # Whoever booked its time without Redis, and was shown to the grid before the release, was freed with it. Such a
+        # time the constraint keeps until it is taken again; the count is right, for a row of this id never is counted.
+        await self._put_right(entry)
         return "claim released"
 
     async def _move(self, token: str, entry: PendingEntry) -> str:
@@ -116,25 +119,15 @@ class Reconcile:
         return "move carried out" if committed else "move dropped"
 
     async def _drop(self, token: str, entry: PendingEntry, side: Side = Side.NEW) -> None:
-        """End an overdue token; its time becomes what Postgres says.
+        """End the overdue token of a change; its time becomes what Postgres says.
 
-        Somebody may have it who came without Redis, or the appointment itself, moved there without Redis by the same
-        request. So nothing is freed that would have to be taken again: not for a moment may a day count one too few.
+        The appointment itself may be there, moved without Redis by the same request. So nothing is freed that would
+        have to be taken again: not for a moment may a day count one too few.
         """
         for column, placement, local_day in _times(entry):
             ended = known_time(entry.appointment, column, placement.start, placement.end)
             await self._settle.repair_ended(entry.org, column, placement, local_day, ended)
-        await self._gate.release(
-            Release(
-                org=entry.org,
-                token=token,
-                placement=_placement(entry.start_cell, entry.cells),
-                local_day=entry.local_day,
-                idempotency_key=entry.idempotency_key or None,
-                side=side,
-                frees=False,
-            )
-        )
+        await self._gate.release(_dropped(token, entry, side, frees=False))
         # A repair in between may have taken its time for pending once more.
         await self._put_right(entry)
 
@@ -158,6 +151,18 @@ class Reconcile:
 
 def _placement(first: int, cells: int) -> Placement:
     return Placement(first, first + cells, first, first + cells)
+
+
+def _dropped(token: str, entry: PendingEntry, side: Side = Side.NEW, *, frees: bool) -> Release:
+    return Release(
+        org=entry.org,
+        token=token,
+        placement=_placement(entry.start_cell, entry.cells),
+        local_day=entry.local_day,
+        idempotency_key=entry.idempotency_key or None,
+        side=side,
+        frees=frees,
+    )
 
 
 def _times(entry: PendingEntry) -> list[tuple[int, Placement, int]]:

@@ -59,9 +59,9 @@ def _not_said(event: EventRow, path: str, body: dict[str, Any]) -> bool:
 
 
 def nothing_is_left(final: Final) -> list[Finding]:
-    """C8: streams, their due sets and events on their way, pending claims and owed repairs are empty; no letter is dead.
+    """C8: streams, their due sets and events on their way, pending claims and owed repairs are gone; no letter is dead.
 
-    Not counted are the marks of repairs under way: what a killed process leaves of them expires, and is in nobody's way.
+    Not counted are marks of repairs under way: what a killed process leaves of them expires, and is in nobody's way.
 
     Nothing is allowed for: the CRM takes everything and attempts are not scarce, so a dead letter is a lost one.
     """

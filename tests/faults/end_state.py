@@ -143,7 +143,7 @@ def _event(row: Any) -> EventRow:
 
 
 async def _left_in_redis(redis: Any) -> dict[str, int]:
-    """Entries of streams, dead letters and due sets, events on their way, pending claims, coach-days under repair."""
+    """Entries of streams, dead letters and due sets, events on their way, pending claims."""
     lengths = {"stream": "xlen", "dead": "xlen", "due": "zcard", "way": "scard", "pending": "hlen"}
     left: dict[str, int] = {}
     async for key in redis.scan_iter(count=1000):
