@@ -237,7 +237,7 @@ class Settings:
     )
     worker_niceness: int = _setting(
         "WORKER_NICENESS",
-        5,
+        2,
         _integer(0, 19),
         "steps",
         "By how much the worker gives way to the API on a busy machine, as nice(1) counts; the more, the later it ends "

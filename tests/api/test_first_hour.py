@@ -57,8 +57,8 @@ async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> 
 
         [worker] = stack.pids("service.cli worker")
         niceness = {os.getpriority(os.PRIO_PROCESS, pid) for pid in stack.pids("api-process")}
-        assert {os.getpriority(os.PRIO_PROCESS, worker) - number for number in niceness} == {5}, "bookings come first"
-        assert session_niceness(worker) in (None, 5), "also where the processor is shared out among sessions"
+        assert {os.getpriority(os.PRIO_PROCESS, worker) - number for number in niceness} == {2}, "bookings come first"
+        assert session_niceness(worker) in (None, 2), "also where the processor is shared out among sessions"
 
         assert await stack.stop() < STOPPED_WITHIN_S
         assert stack.processes() == {}
