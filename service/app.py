@@ -60,6 +60,7 @@ from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
 
+CANCEL_AGAIN_S = 0.5
 DRAIN_S = 8.0
 CLAIM_CONNECTIONS = 16
 # How many timeouts a claim may take while it is our own process that is late.
@@ -345,7 +346,9 @@ async def _drain(tasks: TrackedTasks, gate: Gate) -> None:
 
 
 async def _end(task: asyncio.Future[None]) -> None:
-    task.cancel()
+    while not task.done():  # a cancellation that meets a timeout just due is taken for it, and lost
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
     await asyncio.gather(task, return_exceptions=True)
 
 

@@ -21,6 +21,8 @@ from service.metrics import Metrics
 GRACE_S = 2.0
 _HEALTHY_S = 10.0
 
+CANCEL_AGAIN_S = 0.5
+
 _log = get_logger("delivery.worker")
 
 
@@ -104,6 +106,8 @@ async def _end(tasks: Sequence[asyncio.Future[None]], grace_s: float) -> None:
         return
     if grace_s:
         await asyncio.wait(tasks, timeout=grace_s)
-    for task in tasks:
-        task.cancel()
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:  # again, because a cancellation that meets a timeout just due is taken for it, and lost
+            task.cancel()
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
