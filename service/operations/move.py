@@ -31,6 +31,7 @@ from service.metrics import Metrics
 from service.operations.book_ungated import Refused
 from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
 from service.operations.heal_grid import HealGrid
+from service.operations.keep_grid import known_time
 from service.operations.move_ungated import Make, MoveUngated, repairs_of
 from service.operations.plan_move import (
     MovePlan,
@@ -43,7 +44,7 @@ from service.operations.plan_move import (
     with_details,
 )
 from service.operations.rosters import Rosters
-from service.operations.settle_change import SettleChange
+from service.operations.settle_change import SettleChange, placement_of
 from service.operations.tracking import TrackedTasks
 
 ATTEMPTS = 6
@@ -337,8 +338,16 @@ class MoveAppointment:
     async def _give_up(self, token: str, before: Appointment, after: Appointment) -> None:
         """Free the time a move would have had.
 
-        What it has in common with the old time stays; whether the appointment still has that, Postgres knows.
+        What it has in common with the old time stays; whether the appointment still has that, Postgres knows. The time
+        is put right before the token goes: who dies in between leaves a token that the reconciler ends.
         """
+        new = placement_of(after)
+        ended = known_time(after.appointment_id.hex, after.column, new.occupied_start, new.occupied_end)
+        try:
+            await self._settle.repair_ended(after.org, after.column, new, after.local_day, ended)
+        except Unavailable as problem:
+            _log.info("move not given up yet", appointment_id=str(after.appointment_id), error=problem.message)
+            return
         await self._settle.free(replace(release_of_new(token, before, after), frees=False), before, after)
         await self._settle.repair(before)
         await self._settle.repair(after)
