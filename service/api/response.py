@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -22,12 +22,12 @@ class Response(HTTPResponse):
     __slots__ = ()
 
     @property
-    def processed_headers(self) -> Iterable[tuple[bytes, bytes]]:  # type: ignore[override]
+    def processed_headers(self) -> Iterator[tuple[bytes, bytes]]:
         """(name, value) of every header with a value."""
         given: Any = self.headers
         if self.content_type is not None and self.status not in (204, 304):
             given.setdefault("content-type", self.content_type)
-        return [(_encoded_name(name), _encoded(str(value))) for name, value in given.items() if value != ""]
+        return iter([(_encoded_name(name), _encoded(str(value))) for name, value in given.items() if value != ""])
 
 
 def _encoded(value: str) -> bytes:
