@@ -151,7 +151,8 @@ def look_at_calendars(settings: Settings, environment: Mapping[str, str]) -> Non
     if not settings.calendar_sync_interval_s:
         return
     say("looking at the external calendars ...")
-    with subprocess.Popen(command("fetch-calendars"), env=dict(environment), start_new_session=True) as process:  # noqa: S603
+    words = command("fetch-calendars")
+    with subprocess.Popen(words, env=dict(environment), start_new_session=True) as process:  # noqa: S603 - our own command
         try:
             process.wait(CALENDARS_WITHIN_S + 2)
         except subprocess.TimeoutExpired:

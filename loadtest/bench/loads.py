@@ -81,7 +81,7 @@ class OwnLoad:
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:  # noqa: ARG002 - a count is asked
         return await self._ask(port, wishes.maker())
 
-    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:  # noqa: ARG002
+    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:  # noqa: ARG002 - a count
         request = get(path, **headers)
         return await self._ask(port, lambda _: request)
 

@@ -82,7 +82,8 @@ def _run_locust(found: Target, words: list[str]) -> int:
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "KEY": found.key, "PYTHONPATH": paths}
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", found.url]
-    process = subprocess.Popen([*command, "--stop-timeout", str(STOP_TIMEOUT_S), *words], env=environment)  # noqa: S603
+    command += ["--stop-timeout", str(STOP_TIMEOUT_S), *words]
+    process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command, the words the caller's
     while True:
         try:
             return process.wait()

@@ -104,7 +104,9 @@ def new_key(url: str, commands: Mapping[str, str]) -> str:
 def booking(commands: Mapping[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     """A `booking` command, run to its end."""
     command = [sys.executable, "-m", "service.cli", *words]
-    return subprocess.run(command, env=dict(commands), capture_output=True, text=True, check=False)  # noqa: S603
+    return subprocess.run(  # noqa: S603 - our own command
+        command, env=dict(commands), capture_output=True, text=True, check=False
+    )
 
 
 def _environment(dropped: Collection[str], **chosen: object) -> dict[str, str]:
@@ -139,7 +141,7 @@ def _started() -> Iterator[tuple[str, dict[str, str]]]:
         with log.open("wb") as out:
             command = [sys.executable, "-m", "service.cli", "up"]
             # In a session of its own, so that Ctrl-C ends the load first and this afterwards.
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603 - our own command
                 command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True
             )
         try:

@@ -110,7 +110,7 @@ class BookingCommitter:
             connection: Any = await open_connection(self._url)
             try:
                 self._prepared = await connection.prepare(statement("commit_bookings"))
-            except BaseException:
+            except BaseException:  # a cancellation as well: a connection without its statement is of no use
                 connection.terminate()
                 raise
             self._connection = connection

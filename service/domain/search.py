@@ -1,7 +1,7 @@
 """Searching the grid: slots as arithmetic on whole days, the same few operations whatever the number of coaches.
 
 Planes of consecutive days are put one below the other, a row a cell, and worked on by numpy: of ten thousand coaches a
-week of one plane is 2.5 MB, for which Python's integers took more than ten times as long.
+week of one plane is 2.5 MB, for which Python's integers took four to five times as long.
 """
 
 from __future__ import annotations

@@ -184,11 +184,8 @@ async def serving(stub: Stub) -> AsyncIterator[Stub]:
     runner = web.AppRunner(stub.application(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-        stub.url = f"http://127.0.0.1:{port}"
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        stub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield stub
     finally:
         await runner.cleanup()

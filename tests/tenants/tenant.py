@@ -118,7 +118,7 @@ class Tenant:
             )
             found: dict[str, list[str]] = {}
             for (name,) in tables:
-                query = f"SELECT t::text FROM {name} AS t WHERE org_id = $1 ORDER BY 1"  # noqa: S608
+                query = f"SELECT t::text FROM {name} AS t WHERE org_id = $1 ORDER BY 1"  # noqa: S608 - our tables
                 found[name] = [row[0] for row in await connection.fetch(query, self.org)]
             return found
 

@@ -58,7 +58,7 @@ async def test_fifty_times_bookings_race_with_the_period_and_none_is_left_out(
         await booked(api, local(day, clocks[2]), "cal-3", OTHER, next(people))
 
         def book(client: Client, clock: str) -> Any:
-            return client.book(booking(local(day, clock), "cal-3", next(people), coach_id=COACH))  # noqa: B023
+            return client.book(booking(local(day, clock), "cal-3", next(people), coach_id=COACH))  # noqa: B023 - asked at once
 
         bookings = [book(client, clock) for clock in clocks for client in (api, second)]
         chance.shuffle(bookings)
