@@ -97,6 +97,10 @@ class GateClosed(Unavailable):
     """Redis cannot be asked now; who can go on with Postgres alone does."""
 
 
+class ItemBroken(Unavailable):
+    """A script could not evaluate this one request of a batch: a fault of ours, and nothing happened."""
+
+
 class Overloaded(Unavailable):
     """There are more requests than can be answered in time; nothing was begun. Come again after `retry_after_s`."""
 

@@ -42,8 +42,7 @@ from service.metrics import Metrics
 from service.operations.authenticate import Authenticate
 from service.operations.caller import Caller
 from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
-from service.operations.claiming import RateSeen
-from service.operations.local_rates import LocalRates
+from service.operations.local_rates import LocalRates, RateSeen
 from service.operations.rosters import Rosters
 
 LARGEST_BODY_BYTES = 64 * 1024
@@ -298,7 +297,7 @@ class Edge:
         try:
             reply = await self._gate.admit(Admission(caller.org, rate=caller.rate))
         except GateClosed:
-            call.rate.state = self._rates.count(caller.rate)
+            self._rates.count(caller.rate, call.rate)
             return None
         call.rate.state = RateState.after(caller.rate, reply.rate_count, reply.rate_reset_ms)
         if reply.outcome is ClaimOutcome.LIMITED:

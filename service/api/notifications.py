@@ -13,7 +13,7 @@ from service.db.notifications import Notification, NotificationStore
 from service.domain.notification import Kind, kind_of
 from service.errors import NotFound
 
-_STATUS = {None: "pending", "retrying": "pending", "delivered": "sent", "dead": "failed"}
+_STATUS = {None: "pending", "pending": "pending", "retrying": "pending", "delivered": "sent", "dead": "failed"}
 
 
 class NotificationShape(msgspec.Struct, frozen=True):

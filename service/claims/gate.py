@@ -16,7 +16,7 @@ from service.claims.keys import Keys, Shards
 from service.claims.messages import Admission, OwnTime, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ClaimReply, ReleaseOutcome, Scripts, SettleOutcome
 from service.domain.grid import CELLS_PER_DAY, Placement
-from service.errors import GateClosed, Unavailable
+from service.errors import GateClosed, ItemBroken
 
 MOST_IN_ONE_CALL = 128
 # How long a settlement that nobody waits for waits for others: a few times as many share a call.
@@ -83,15 +83,15 @@ class Gate:
     async def admit(self, admission: Admission) -> ClaimReply:
         """The script's reply to one request.
 
-        Raises GateClosed when Redis does not answer, or its grid is not to be trusted any more, and Unavailable when
-        the item was broken.
+        Raises GateClosed when Redis does not answer, or its grid is not to be trusted any more, and ItemBroken
+        when the script could not evaluate it.
         """
         reply = await self._admissions[self._shards.of(admission.org)].submit(admission)
         if reply.outcome is ClaimOutcome.SUSPECT:
             self._breaker.trip(Trip.SUSPECT)
             raise GateClosed("the grid is not of this epoch")
         if reply.outcome is ClaimOutcome.BROKEN:
-            raise Unavailable(f"the gate could not evaluate the request: {_text(reply.first)}")
+            raise ItemBroken(f"the gate could not evaluate the request: {_text(reply.first)}")
         return reply
 
     async def settle(self, settlement: Settlement) -> SettleOutcome:

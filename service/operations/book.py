@@ -36,8 +36,9 @@ from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book_ungated import BookUngated, Refused, Written
 from service.operations.caller import Caller
-from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
+from service.operations.claiming import LOOK_AGAIN, Claiming
 from service.operations.heal_grid import HealGrid
+from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange

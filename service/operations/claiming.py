@@ -12,24 +12,15 @@ from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
 from service.domain.grid import CELL_MINUTES
-from service.errors import GateClosed, RateLimitExceeded, SlotUnavailable
+from service.errors import GateClosed, ItemBroken, RateLimitExceeded, SlotUnavailable
 from service.metrics import Metrics
 from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
-from service.operations.local_rates import LocalRates
+from service.operations.local_rates import LocalRates, RateSeen
 from service.operations.plan_booking import Plan
 from service.operations.rosters import Rosters
 
 LOOK_AGAIN = frozenset({ClaimOutcome.STALE, ClaimOutcome.UNKNOWN_ORG, ClaimOutcome.UNKNOWN_DAY})
-
-
-class RateSeen:
-    """Where the key stands, as soon as the gate has said so; the edge shows it even when the operation fails."""
-
-    __slots__ = ("state",)
-
-    def __init__(self) -> None:
-        self.state: RateState | None = None
 
 
 class Claiming:
@@ -58,7 +49,10 @@ class Claiming:
             reply = await self._gate.admit(admission)
         except GateClosed:
             if admission.rate is not None:
-                rate.state = self._rates.count(admission.rate)
+                self._rates.count(admission.rate, rate)
+            raise
+        except ItemBroken:
+            self._counted[ClaimOutcome.BROKEN].inc()
             raise
         self._counted[reply.outcome].inc()
         if admission.rate is not None:

@@ -29,9 +29,10 @@ from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.book_ungated import Refused
-from service.operations.claiming import LOOK_AGAIN, Claiming, RateSeen
+from service.operations.claiming import LOOK_AGAIN, Claiming
 from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import known_time
+from service.operations.local_rates import RateSeen
 from service.operations.move_ungated import Make, MoveUngated, repairs_of
 from service.operations.plan_move import (
     MovePlan,

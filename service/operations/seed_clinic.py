@@ -29,11 +29,12 @@ from service.domain.grid import instant_of
 from service.domain.schedule import Window
 from service.domain.zones import day_bounds, local_date, zone
 from service.errors import AlreadyExists, SlotUnavailable
-from service.operations.book import Book, RateSeen
+from service.operations.book import Book
 from service.operations.caller import Caller
 from service.operations.change import ChangeAppointment
 from service.operations.create_organization import CreateOrganization
 from service.operations.find_availability import FindAvailability
+from service.operations.local_rates import RateSeen
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
 from service.operations.manage_contacts import ManageContacts

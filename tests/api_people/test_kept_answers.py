@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 from service.api.availability import _Answers
 from service.app import Services
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.api.client import Client
 from tests.wishes import caller, free_starts, wish
 

@@ -13,7 +13,7 @@ import pytest
 from service.app import Services
 from service.config import Settings
 from service.domain.grid import day_of
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.wishes import caller, free_starts, wish
 
 

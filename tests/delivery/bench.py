@@ -23,8 +23,8 @@ from service.delivery.dispatcher import RetryPolicy
 from service.delivery.stream import Stream
 from service.errors import SlotUnavailable
 from service.operations.apply_calendar_event import ApplyCalendarEvent
-from service.operations.book import RateSeen
 from service.operations.forget_repairs import ForgetRepairs
+from service.operations.local_rates import RateSeen
 from service.operations.sync_calendars import SyncCalendars
 from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker

@@ -16,7 +16,7 @@ from service.domain.schedule import Week, WeeklySchedule, Window
 from service.mocks.calendar import build_calendar
 from service.mocks.chance import Behaviour
 from service.mocks.server import serving
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.sync_calendars import busy_periods
 from service.outside.calendar_api import Availability, CalendarSettings, OfferedSlot
 from tests.delivery.bench import NOWHERE, Bench, answering

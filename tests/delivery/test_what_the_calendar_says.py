@@ -15,7 +15,7 @@ from service.domain.appointment import Appointment
 from service.domain.grid import instant_of
 from service.errors import Unavailable
 from service.operations.accept_calendar_event import AcceptCalendarEvent
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.time_off import Absence, TimeOff
 from service.operations.treat_appointments import Existing
 from service.processes import build_time_off

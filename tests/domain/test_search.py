@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from functools import reduce
+from operator import and_
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain.grid import CELLS_PER_DAY, columns_mask, row_bytes
-from service.domain.search import Planes, row_of, rows_in, run_of_rows
+from service.domain.search import WORDS_AT_ONCE, Planes, Starts, row_of, rows_in, run_from
 
 FIRST_DAY = 20_000
 
@@ -35,7 +37,7 @@ def _bytes(matrix: list[list[bool]], day: int) -> bytes:
 @settings(max_examples=25, deadline=None)
 @given(
     days=st.integers(1, 3),
-    columns=st.sampled_from([1, 32, 33, 70]),
+    columns=st.sampled_from([1, 32, 33, 70, 32 * WORDS_AT_ONCE + 1]),
     cells=st.sampled_from([1, 2, 3, 6, 9, 17, 288]),
     before=st.sampled_from([0, 1, 3, 12]),
     after=st.sampled_from([0, 1, 4, 12]),
@@ -48,28 +50,26 @@ def test_starts_are_those_a_cell_by_cell_search_finds(
     opened = _random_planes(chance, days, width, 0.9)
     occupied = _random_planes(chance, days, width, 0.15)
     planes = Planes(FIRST_DAY, width, [(_bytes(opened, day), _bytes(occupied, day)) for day in range(days)])
-    found = dict(planes.iterate(planes.starts(cells=cells, before=before, after=after)))
     rows = days * CELLS_PER_DAY
+    some = np.array(sorted(chance.sample(range(rows), rows // 2)))
+    listed = planes.starts(some, cells=cells, before=before, after=after)
+    found = dict(Starts(some, listed).masks())
     for column in chance.sample(range(width * 8), 4):
-        for row in range(rows):
+        for row, mask in found.items():
             inside = row - before >= 0 and row + cells + after <= rows
             free = (
                 inside
                 and all(opened[r][column] for r in range(row, row + cells))
                 and not any(occupied[r][column] for r in range(row - before, row + cells + after))
             )
-            mask = found.get(planes.first_cell + row, 0)
             assert bool(mask & columns_mask([column], width)) == free, (row, column)
 
 
-def test_iterate_gives_the_rows_with_anything_in_them_in_order_of_time() -> None:
-    empty = bytes(CELLS_PER_DAY * 8)
-    planes = Planes(FIRST_DAY, 8, [(empty, empty)] * 2)
-    rows = np.zeros((2 * CELLS_PER_DAY, 2), np.uint32)
-    masks = {0: 0b1010, 287: 1 << 63, 288: 1, 575: 1 << 31}
-    for number, mask in masks.items():
-        rows[number] = row_of(mask, 8)
-    assert list(planes.iterate(rows)) == [(FIRST_DAY * CELLS_PER_DAY + n, mask) for n, mask in masks.items()]
+def test_starts_are_told_as_masks_and_counts_in_order_of_time() -> None:
+    masks = {0: 0b1010, 287: 1 << 63, 288: 1, 575: 2**64 - 1}
+    starts = Starts(np.array(list(masks)), np.stack([row_of(mask, 8) for mask in masks.values()]))
+    assert list(starts.masks()) == list(masks.items())
+    assert starts.counts() == [2, 1, 1, 64]
 
 
 @given(numbers=st.sets(st.integers(0, 2 * CELLS_PER_DAY - 1)))
@@ -79,11 +79,9 @@ def test_the_rows_in_an_integer_are_those_whose_bits_are_set(numbers: set[int]) 
 
 
 @given(masks=st.lists(st.integers(0, 2**32 - 1), min_size=12, max_size=12), count=st.integers(1, 12))
-def test_run_of_rows_ands_each_row_with_those_that_follow(masks: list[int], count: int) -> None:
-    rows = np.concatenate([row_of(mask, 4) for mask in masks]).reshape(-1, 1)
-    found = run_of_rows(rows, count)
-    for r in range(len(masks)):
-        wanted = 2**32 - 1
-        for other in [*masks, *[0] * count][r : r + count]:
-            wanted &= other
-        assert found[r] == row_of(wanted, 4)
+def test_a_run_is_the_and_of_a_row_with_those_that_follow(masks: list[int], count: int) -> None:
+    matrix = np.concatenate([row_of(mask, 4) for mask in masks]).reshape(-1, 1)
+    rows = np.arange(0, 13 - count, 2)
+    found = run_from(matrix, rows, count)
+    for place, row in enumerate(rows):
+        assert found[place] == row_of(reduce(and_, masks[row : row + count]), 4)

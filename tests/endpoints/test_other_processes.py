@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from service.app import open_services
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.delivery.bench import Bench
 from tests.endpoints.hooks import Hooks
 from tests.wishes import caller, free_starts, wish

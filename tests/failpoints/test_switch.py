@@ -16,7 +16,7 @@ from service.app import open_services
 from service.config import Settings
 from service.errors import ConfigurationError
 from service.failpoints import FailpointError, Failpoints, Step
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.failpoints.system import ROOT, is_stopped
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish

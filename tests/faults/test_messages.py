@@ -20,7 +20,7 @@ from standardwebhooks import Webhook
 from service.app import Services
 from service.domain.event import EventType, heard_by
 from service.errors import SlotUnavailable
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from service.processes import manage_endpoints
 from tests.delivery.test_every_event_arrives import serving

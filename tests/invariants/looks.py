@@ -11,7 +11,7 @@ import orjson
 from service.app import Services
 from service.domain.appointment import Appointment
 from service.domain.grid import instant_of
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.wishes import caller, wish
 
 _OVERLAPS = """

@@ -20,7 +20,7 @@ from service.domain.assignment import unpack_considered
 from service.domain.calendar import Roster
 from service.domain.grid import five_minute_ceil
 from service.errors import InvalidRequest
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import Plan, plan_of
 from tests.invariants.conftest import Pair
 from tests.invariants.looks import booked, changed_roster, listed

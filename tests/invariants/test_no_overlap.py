@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 
 from service.errors import SlotUnavailable
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.invariants.conftest import Pair
 from tests.invariants.looks import cancelled, overlaps
 from tests.operations.steps import differences

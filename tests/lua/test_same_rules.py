@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, DayColumns, Held, Wanted
 from service.domain.grid import CELLS_PER_DAY, Placement, columns_in
 from service.domain.plane import cells_mask, plane_of
-from service.domain.search import Planes
+from service.domain.search import Planes, Starts
 from tests.lua.world import DAY, ORG, World, at, coach, roster_of
 
 DAYS = range(DAY - 1, DAY + 2)
@@ -141,8 +142,8 @@ class Drawn:
             width,
             [(plane_of(self.open[day], width), plane_of(self.occupied[day], width)) for day in DAYS],
         )
-        starts = planes.starts(cells=s.cells, before=s.before, after=s.after)
-        row = dict(planes.iterate(starts)).get(self.placement.start, 0)
+        asked = np.array([self.placement.start - planes.first_cell])
+        [(_, row)] = Starts(asked, planes.starts(asked, cells=s.cells, before=s.before, after=s.after)).masks()
         row &= self.roster.team_mask(self.roster.calendars[0].team)
         return [column for column in columns_in(row, width) if self._may(column) and self.column in (-1, column)]
 

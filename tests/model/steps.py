@@ -16,7 +16,7 @@ import orjson
 
 from service.domain.appointment import Appointment, Status
 from service.errors import BookingError
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from tests.model.conftest import Process, World
 from tests.model.model import Model

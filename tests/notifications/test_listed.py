@@ -19,6 +19,7 @@ from tests.notifications.post_office import ACCEPTED, PostOffice, all_sent
 from tests.servers import eventually
 
 SCOPES = frozenset({"read"})
+EVERYTHING = frozenset({"read", "write", "admin"})
 
 
 async def listed(client: Client, appointment: dict[str, Any]) -> list[dict[str, Any]]:
@@ -65,6 +66,11 @@ async def test_each_notification_is_pending_then_sent_or_failed(
         assert cancellation == {
             "kind": "cancellation", "status": "failed", "error": "SMTP 554: 5.7.1 no", "sent_at": None
         }  # fmt: skip
+        await services.keys.add(bench.org, "admin", "admin", EVERYTHING, 0)
+        refused = f"{booked['appointment_id']}.3.notifications"
+        again = await opened.with_key("admin")("POST", f"/api/webhooks/deliveries/{refused}/replay")
+        assert again.status == 202, again.raw
+        assert (await listed(client, booked))[-1] == {**cancellation, "status": "pending"}
         made_up = {"appointment_id": "0192a3b4-c5d6-7e8f-9a0b-1c2d3e4f5061"}
         answer = await client("GET", f"/api/appointments/{made_up['appointment_id']}/notifications")
         assert (answer.status, answer.json["error"]) == (404, "NOT_FOUND")

@@ -19,7 +19,7 @@ from service.delivery.destinations import Destination
 from service.domain.appointment import Appointment
 from service.errors import VersionMismatch
 from service.operations import remind as remind_module
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from tests.delivery.bench import Bench
 from tests.notifications.conftest import MovedClock

@@ -21,7 +21,7 @@ from service.domain.appointment import Appointment, Status, become, render
 from service.domain.event import EventType, heard_by
 from service.domain.grid import day_of
 from service.errors import GateClosed
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import grid_days
 from service.operations.settle_change import placement_of

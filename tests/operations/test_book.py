@@ -11,7 +11,8 @@ import pytest
 
 from service.app import Services
 from service.errors import IdempotencyKeyReused, SlotUnavailable
-from service.operations.book import Booked, RateSeen
+from service.operations.book import Booked
+from service.operations.local_rates import RateSeen
 from tests.wishes import caller, free_starts, wish
 
 

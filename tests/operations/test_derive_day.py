@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from service.app import Services
 from service.domain.grid import CELLS_PER_DAY, day_of, day_start
 from service.domain.plane import column_cells
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.wishes import caller, free_starts, wish
 
 _CELL = timedelta(minutes=5)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from service.app import Services
-from service.errors import InvalidRequest, OutcomeUnknown
-from service.operations.book import Booked, RateSeen
+from service.errors import InvalidRequest, OutcomeUnknown, Unavailable
+from service.operations.book import Booked
+from service.operations.local_rates import RateSeen
 from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
 
@@ -42,6 +43,16 @@ async def test_a_neighbour_in_the_same_commit_does_not_fail_with_it(services: Se
     assert [type(answer) for answer in answers].count(Booked) == 7
     assert isinstance(answers[3], InvalidRequest)
     assert await steps.differences(services, org) == 0
+
+
+async def test_what_the_script_cannot_evaluate_is_counted_as_broken(services: Services, org: int) -> None:
+    start = (await free_starts(services, org))[40]
+    roster = services.shards.of(org).roster(org)
+    await services.redis.delete(roster)
+    await services.redis.set(roster, "not a hash")
+    with pytest.raises(Unavailable, match="could not evaluate"):
+        await services.book(wish(start), caller(org), RateSeen())
+    assert services.metrics.claims.labels("broken")._value.get() == 1
 
 
 async def test_a_caller_that_goes_away_does_not_stop_its_booking(services: Services, org: int, sql: Any) -> None:

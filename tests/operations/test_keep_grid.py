@@ -16,8 +16,8 @@ from service.config import Settings
 from service.domain.grid import day_of
 from service.domain.plane import plane_of
 from service.errors import SlotUnavailable
-from service.operations.book import RateSeen
 from service.operations.keep_grid import counts_by_column, known_in, occupied_by_column, open_by_column
+from service.operations.local_rates import RateSeen
 from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
 

@@ -18,7 +18,7 @@ from service.db.appointments import Change, ChangeOutcome
 from service.domain.appointment import Appointment, Status
 from service.domain.event import EventType
 from service.errors import OutcomeUnknown, SlotUnavailable, StateConflict, Unavailable
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from service.operations.settle_change import placement_of
 from tests.operations import steps

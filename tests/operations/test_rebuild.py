@@ -13,7 +13,8 @@ from service.app import Services
 from service.db.statements import statement
 from service.domain.grid import CELLS_PER_DAY, day_of
 from service.errors import SlotUnavailable, Unavailable
-from service.operations.book import Booked, RateSeen
+from service.operations.book import Booked
+from service.operations.local_rates import RateSeen
 from service.operations.rebuild import Findings
 from service.operations.watch_grid import WatchGrid
 from tests.operations import steps

@@ -16,7 +16,7 @@ from service.claims.scripts import ReleaseOutcome
 from service.db.commit import CommitOutcome
 from service.domain.appointment import Status
 from service.errors import SlotUnavailable
-from service.operations.book import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest
 from tests.operations import steps
 from tests.servers import eventually

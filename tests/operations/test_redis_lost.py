@@ -13,7 +13,8 @@ import pytest
 
 from service.app import Services
 from service.errors import SlotUnavailable, Unavailable
-from service.operations.book import Booked, RateSeen
+from service.operations.book import Booked
+from service.operations.local_rates import RateSeen
 from tests.operations import steps
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish

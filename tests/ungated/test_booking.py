@@ -18,7 +18,7 @@ from service.db.commit import CommitOutcome
 from service.errors import IdempotencyKeyReused, InvalidRequest, RateLimitExceeded, SlotUnavailable
 from service.operations.book import Booked
 from service.operations.caller import Caller
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from tests.invariants.looks import booked, cancelled, listed, overlaps
 from tests.operations import steps
@@ -194,7 +194,9 @@ async def test_each_process_counts_for_itself(without: Services, org: int) -> No
     assert (seen.state.limit, seen.state.remaining) == (2, 1)
     await without.book(wish(starts[31]), limited, RateSeen())
     with pytest.raises(RateLimitExceeded) as problem:
-        await without.book(wish(starts[32]), limited, RateSeen())
+        await without.book(wish(starts[32]), limited, last := RateSeen())
+    assert last.state is not None
+    assert (last.state.limit, last.state.remaining) == (2, 0)
     assert 1 <= problem.value.retry_after_s <= 60
 
 

@@ -16,7 +16,7 @@ from service.config import Settings
 from service.db.commit import CommitOutcome
 from service.embedded.redis import EmbeddedRedis
 from service.errors import SlotUnavailable
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from tests.invariants.looks import booked, cancelled, listed, overlaps
 from tests.operations import steps
 from tests.servers import eventually

@@ -24,7 +24,7 @@ from service.domain.appointment import Appointment
 from service.errors import GateClosed, InvalidRequest, OutcomeUnknown, SlotUnavailable, Unavailable
 from service.operations.book import Booked
 from service.operations.book_ungated import Wish
-from service.operations.claiming import RateSeen
+from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from service.operations.time_off import Absence
 from service.operations.treat_appointments import Existing
