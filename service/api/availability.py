@@ -172,15 +172,19 @@ def _etag(roster: Roster, revision: int, cells: tuple[int, int], start: datetime
 
 def _body(free: FreeSlots, heads: _Heads, zone_name: str | None, *, by_start: bool, with_ids: bool) -> bytes:
     """The answer's JSON. Raises InvalidRequest when it would have too many rows."""
-    total = free.total
-    rows = len(free.rows) if by_start else total
+    counts = free.counts
+    total = sum(count for _, count in counts)
+    rows = len(counts) if by_start else total
     if rows > MOST_ROWS:
         raise InvalidRequest(
             [("days", f"the answer would have {rows} rows, more than {MOST_ROWS}: ask for fewer days, one coach_id, "
               "one calendar_id or group_by=start")]
         )  # fmt: skip
     zone = ZoneInfo(zone_name) if zone_name else None
-    slots = _starts(free, zone, with_ids) if by_start else _slots(free, heads, zone)
+    if not by_start:
+        slots = _slots(free, heads, zone)
+    else:
+        slots = _starts_with_ids(free, zone) if with_ids else _starts(free, counts, zone)
     head = orjson.dumps(
         {
             "total_available": total,
@@ -199,14 +203,16 @@ def _slots(free: FreeSlots, heads: _Heads, zone: ZoneInfo | None) -> Iterator[st
         yield f"{f'{rest},'.join(heads.of(mask))}{rest}"
 
 
-def _starts(free: FreeSlots, zone: ZoneInfo | None, with_ids: bool) -> Iterator[str]:
-    for cell, mask in free.rows:
+def _starts(free: FreeSlots, counts: list[tuple[int, int]], zone: ZoneInfo | None) -> Iterator[str]:
+    for cell, count in counts:
+        yield f'{{{_times(cell, free.calendar.slot_duration, zone)},"available":{count}}}'
+
+
+def _starts_with_ids(free: FreeSlots, zone: ZoneInfo | None) -> Iterator[str]:
+    for cell, coaches in free.slots():
+        ids = orjson.dumps([coach.coach_id for coach in coaches]).decode()
         times = _times(cell, free.calendar.slot_duration, zone)
-        if with_ids:
-            ids = orjson.dumps([coach.coach_id for coach in free.roster.coaches_in(mask)]).decode()
-            yield f'{{{times},"available":{mask.bit_count()},"coach_ids":{ids}}}'
-        else:
-            yield f'{{{times},"available":{mask.bit_count()}}}'
+        yield f'{{{times},"available":{len(coaches)},"coach_ids":{ids}}}'
 
 
 @lru_cache(maxsize=16_384)

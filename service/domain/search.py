@@ -1,12 +1,13 @@
 """Searching the grid: slots as arithmetic on whole days, the same few operations whatever the number of coaches.
 
-Planes of consecutive days are put one below the other, a row a cell, and worked on by numpy: of ten thousand coaches a
-week of one plane is 2.5 MB, for which Python's integers took four to five times as long.
+Planes of consecutive days are put one below the other, a row a cell, and worked on by numpy, some columns at a time: of
+ten thousand coaches a week of one plane is 2.5 MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ from service.domain.grid import CELLS_PER_DAY
 Rows: TypeAlias = NDArray[np.uint32]
 # A number or a truth for each row.
 RowNumbers: TypeAlias = NDArray[np.intp]
+# So much of each row is looked at before the rest: a week of it stays in the processor's cache from pass to pass.
+WORDS_AT_ONCE = 32
 
 
 def row_of(mask: int, width: int) -> Rows:
@@ -31,6 +34,27 @@ def rows_in(cells: int, days: int) -> RowNumbers:
     return np.flatnonzero(np.unpackbits(packed))
 
 
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """Starts in order of time: their absolute cells, and for each the columns free there."""
+
+    cells: RowNumbers
+    rows: Rows
+
+    def counts(self) -> list[int]:
+        """How many columns are free at each."""
+        return np.bitwise_count(self.rows).sum(axis=1, dtype=np.intp).tolist()
+
+    def masks(self) -> Iterator[tuple[int, int]]:
+        """(absolute cell, mask) of each."""
+        data, width = self.rows.tobytes(), self.rows.shape[1] * self.rows.itemsize
+        for place, cell in enumerate(self.cells.tolist()):
+            yield cell, int.from_bytes(data[place * width : (place + 1) * width], "big")
+
+
+NO_STARTS = Starts(np.empty(0, np.intp), np.empty((0, 1), np.uint32))
+
+
 class Planes:
     """The planes of consecutive UTC days from `first_day` on, rows of `width` bytes."""
 
@@ -39,48 +63,43 @@ class Planes:
         self.first_day = first_day
         self.width = width
         self.rows = len(planes) * CELLS_PER_DAY
-        self._open = self._below_each_other([opened for opened, _ in planes])
-        self._unoccupied = ~self._below_each_other([occupied for _, occupied in planes])
-
-    def _below_each_other(self, planes: list[bytes]) -> Rows:
-        return np.concatenate([np.frombuffer(plane, np.uint32) for plane in planes]).reshape(self.rows, -1)
+        shape = (CELLS_PER_DAY, -1)
+        self._open = [np.frombuffer(opened, np.uint32).reshape(shape) for opened, _ in planes]
+        self._occupied = [np.frombuffer(occupied, np.uint32).reshape(shape) for _, occupied in planes]
 
     @property
     def first_cell(self) -> int:
         """The absolute number of the first cell."""
         return self.first_day * CELLS_PER_DAY
 
-    def starts(self, *, cells: int, before: int = 0, after: int = 0) -> Rows:
-        """For each row the columns for which a slot of `cells` with buffers may begin there.
+    def starts(self, rows: RowNumbers, *, cells: int, before: int = 0, after: int = 0) -> Rows:
+        """For each of the rows the columns for which a slot of `cells` with buffers may begin there.
 
         Each of the slot's own cells must be open and not occupied, each buffer cell not occupied. A slot or a buffer
-        that leaves the matrix is not listed.
+        that leaves the matrix is not free.
         """
-        found = run_of_rows(self._open & self._unoccupied, cells)
-        if before or after:
-            clear = run_of_rows(self._unoccupied, before + cells + after)
-            found[before:] &= clear[: self.rows - before]
-            found[:before] = 0
+        fits = (rows >= before) & (rows + (cells + after) <= self.rows)
+        rows = rows[fits]
+        found = np.zeros((len(fits), self._open[0].shape[1]), np.uint32)
+        for first in range(0, found.shape[1], WORDS_AT_ONCE):
+            part = slice(first, first + WORDS_AT_ONCE)
+            clear = ~np.concatenate([plane[:, part] for plane in self._occupied])
+            free = clear & np.concatenate([plane[:, part] for plane in self._open])
+            found[fits, part] = run_from(free, rows, cells)
+            if before or after:
+                found[fits, part] &= run_from(clear, rows - before, before + cells + after)
         return found
 
-    def iterate(self, rows: Rows) -> Iterator[tuple[int, int]]:
-        """(absolute cell, mask) of every row that is not empty, in order of time."""
-        numbers = np.flatnonzero(rows.any(axis=1))
-        data, width, first = rows[numbers].tobytes(), self.width, self.first_cell
-        for place, number in enumerate(numbers.tolist()):
-            yield first + number, int.from_bytes(data[place * width : (place + 1) * width], "big")
 
+def run_from(matrix: Rows, rows: RowNumbers, count: int) -> Rows:
+    """For each of the rows the AND of `count` rows from there on, none of them past the end.
 
-def run_of_rows(rows: Rows, count: int) -> Rows:
-    """Row r of the answer is the AND of rows r … r+count-1; rows past the end are empty.
-
-    By doubling: log2(count) passes over the matrix.
+    By doubling: log2(count) passes over the matrix, then two runs that overlap make one of the right length.
     """
-    found = rows.copy()
-    have = 1
-    while have < count:
-        step = min(have, count - have)
-        found[:-step] &= found[step:]
-        found[-step:] = 0
-        have += step
+    runs, have = matrix, 1
+    while 2 * have <= count:
+        runs, have = runs[:-have] & runs[have:], 2 * have
+    found = runs[rows]
+    if have < count:
+        found &= runs[rows + (count - have)]
     return found

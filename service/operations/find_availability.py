@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,7 +29,7 @@ from service.domain.grid import (
     five_minute_ceil,
     instant_of,
 )
-from service.domain.search import Planes, RowNumbers, Rows, row_of, rows_in
+from service.domain.search import NO_STARTS, Planes, RowNumbers, Starts, row_of, rows_in
 from service.domain.zones import aligned_cells, day_bounds, local_date, zone
 from service.errors import GateClosed, Unavailable
 from service.operations.keep_grid import GridKeeper
@@ -49,18 +49,28 @@ class _RowsChanged(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FreeSlots:
-    """Free starts: rows by absolute cell, each a mask of the columns free there, over the window `[start, end)`."""
+    """Free starts of a calendar over the window `[start, end)`."""
 
     roster: Roster
     calendar: Calendar
     start: datetime
     end: datetime
-    rows: tuple[tuple[int, int], ...]
+    found: Starts
+
+    @property
+    def rows(self) -> Iterator[tuple[int, int]]:
+        """(absolute cell, mask of the columns free there) in order of time."""
+        return self.found.masks()
 
     @property
     def total(self) -> int:
         """How many slots (coach and start)."""
-        return sum(row.bit_count() for _, row in self.rows)
+        return sum(self.found.counts())
+
+    @property
+    def counts(self) -> list[tuple[int, int]]:
+        """(absolute cell, how many are free there) in order of time."""
+        return list(zip(self.found.cells.tolist(), self.found.counts(), strict=True))
 
     def slots(self) -> Iterator[tuple[int, list[Coach]]]:
         """(absolute cell, coaches free there by id) in order of time."""
@@ -110,9 +120,9 @@ class FindAvailability:
         first = max(start, earliest_start(calendar, now))
         last = min(end, latest_start(calendar, now) + timedelta(microseconds=1))
         if not team or first >= last:
-            return FreeSlots(roster, calendar, start, end, ())
-        matrix, planes = await self._free(roster, calendar, team, five_minute_ceil(first), last)
-        return FreeSlots(roster, calendar, start, end, tuple(planes.iterate(matrix)))
+            return FreeSlots(roster, calendar, start, end, NO_STARTS)
+        found = await self._free(roster, calendar, team, five_minute_ceil(first), last)
+        return FreeSlots(roster, calendar, start, end, found)
 
     async def next_free(
         self, roster: Roster, calendar: Calendar, coach: Coach | None, after: datetime, revision: int, *, most: int
@@ -144,7 +154,7 @@ class FindAvailability:
         while len(found) < most and begin <= horizon:
             until = begin + timedelta(days=7)
             free = await self(roster, calendar, coach, begin, until)
-            for cell, _ in free.rows[: most - len(found)]:
+            for cell in free.found.cells[: most - len(found)].tolist():
                 begins = instant_of(cell)
                 ends = begins + timedelta(minutes=calendar.slot_duration)
                 found.append({"start_time": show_time(begins, None), "end_time": show_time(ends, None)})
@@ -153,8 +163,8 @@ class FindAvailability:
 
     async def _free(
         self, roster: Roster, calendar: Calendar, team: tuple[int, ...], first: datetime, last: datetime
-    ) -> tuple[Rows, Planes]:
-        """The rows of free starts in `[first, last)` and the planes it is read from."""
+    ) -> Starts:
+        """The free starts in `[first, last)`."""
         before, cells, after = (
             cells_in(minutes) for minutes in (calendar.buffer_before, calendar.slot_duration, calendar.buffer_after)
         )
@@ -166,21 +176,27 @@ class FindAvailability:
             {day for group in groups for day in range(_local_day(first, group.name), _local_day(last, group.name) + 1)}
         )
         planes, full = await self._read(roster, days, local_days)
-        free = planes.starts(cells=cells, before=before, after=after)
-        found = np.zeros_like(free)
         begin, end = cell_of(first) - planes.first_cell, cell_of(five_minute_ceil(last)) - planes.first_cell
-        for group in groups:
-            aligned = _aligned_rows(first_day, len(days), group.name, calendar.slot_interval)
-            rows = aligned[np.searchsorted(aligned, begin) : np.searchsorted(aligned, end)]
-            part = free[rows] & row_of(group.mask, roster.width)
+        aligned = [
+            starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)]
+            for starts in (_aligned_rows(first_day, len(days), group.name, calendar.slot_interval) for group in groups)
+        ]
+        rows = reduce(np.union1d, aligned)
+        free = planes.starts(rows, cells=cells, before=before, after=after)
+        found = np.zeros_like(free)
+        for group, starts in zip(groups, aligned, strict=True):
+            mine = slice(None) if len(starts) == len(rows) else np.isin(rows, starts, assume_unique=True)
+            part = free[mine] & row_of(group.mask, roster.width)
             for day in local_days:
                 reached = full[day] & group.mask
                 if reached:
                     bounds = day_bounds(day_start(day).date(), zone(group.name))
-                    first_row, end_row = np.searchsorted(rows, [cell_of(bound) - planes.first_cell for bound in bounds])
+                    row_bounds = [cell_of(bound) - planes.first_cell for bound in bounds]
+                    first_row, end_row = np.searchsorted(rows[mine], row_bounds)
                     part[first_row:end_row] &= ~row_of(reached, roster.width)
-            found[rows] |= part
-        return found, planes
+            found[mine] |= part
+        listed = found.any(axis=1)
+        return Starts(rows[listed] + planes.first_cell, found[listed])
 
     async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
         """Planes and full rows; missing days are derived first. Raises _RowsChanged or Unavailable.
