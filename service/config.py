@@ -140,7 +140,11 @@ class Settings:
         "Into how many hash tags organizations are spread; fixed at installation, more than 1 only with a cluster.",
     )
     default_organization: str = _setting(
-        "DEFAULT_ORGANIZATION", "demo", _text, "name", "The organization of keys that only the auth service knows."
+        "DEFAULT_ORGANIZATION",
+        "demo",
+        _text,
+        "name",
+        "The organization of keys that only the auth service knows and of coaches the external calendar knows.",
     )
     default_appointment_duration_minutes: int = _setting(
         "DEFAULT_APPOINTMENT_DURATION_MINUTES",
@@ -265,7 +269,8 @@ class Settings:
         0,
         _integer(0, 3_600_000),
         "milliseconds",
-        "After how long work that a worker left unfinished is taken over; 0: three times WEBHOOK_TIMEOUT_MS and 10 s.",
+        "After how long work that a worker left unfinished is taken over; 0: "
+        "three times WEBHOOK_TIMEOUT_MS and 10 s, or SMTP_TIMEOUT_MS and 15 s.",
     )
     sweep_interval_ms: int = _setting(
         "SWEEP_INTERVAL_MS",
