@@ -112,7 +112,7 @@ class Settings:
     calendar_port: int = _setting("CALENDAR_PORT", 3001, _PORT, "TCP port", "Where the mock calendar listens.")
     crm_port: int = _setting("CRM_PORT", 3002, _PORT, "TCP port", "Where the mock CRM listens.")
     auth_port: int = _setting("AUTH_PORT", 3003, _PORT, "TCP port", "Where the mock auth service listens.")
-    host: str = _setting("HOST", "127.0.0.1", _text, "address", "The address the API and the mocks bind to.")
+    host: str = _setting("HOST", "127.0.0.1", _text, "address", "The address the API binds to, and mocks of their own.")
     data_dir: Path = _setting("DATA_DIR", Path(".data"), Path, "folder", "Where the embedded servers keep their data.")
     workers: int = _setting("WORKERS", 2, _integer(1, 64), "processes", "How many API processes share the port.")
     database_url: str | None = _setting(

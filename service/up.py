@@ -72,7 +72,8 @@ def up(settings: Settings) -> None:
                 crm_webhook_url=settings.crm_webhook_url or "",
                 auth_service_url=settings.auth_service_url or "",
             ).write(data_dir)
-            mocks = [Child(f"mock-{name}", command("mock", name), environment) for name in mocked]
+            loopback = {**environment, "HOST": "127.0.0.1"}  # where their URLs lead
+            mocks = [Child(f"mock-{name}", command("mock", name), loopback) for name in mocked]
             supervisor.start(*mocks)
             supervisor.call(lambda: look_at_calendars(settings, environment))
             supervisor.start(Child("worker", command("worker"), environment))

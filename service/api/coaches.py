@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import orjson
 
 from service.api.endpoint import Call, Route
-from service.api.parsing import query_time
+from service.api.parsing import planned_time
 from service.api.response import Response
 from service.api.shapes import DistributionShape
 from service.clock import Clock
@@ -54,10 +54,10 @@ class CoachRoutes:
         query = call.query
         roster = await self._rosters.current(call.who.org)
         calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else None
-        start: datetime = query_time("from", query["from"], None) if "from" in query else self._clock.now()
+        start: datetime = planned_time("from", query["from"], None) if "from" in query else self._clock.now()
         first_day = day_of(start)
         if "to" in query:
-            end = query_time("to", query["to"], None)
+            end = planned_time("to", query["to"], None)
             last_day = day_of(end + timedelta(days=1) - timedelta(microseconds=1))
         else:
             last_day = first_day + DEFAULT_DAYS

@@ -118,6 +118,14 @@ class Connection(HttpProtocol):
         self._doorway = doorway
         self._heard_again_at = 0.0  # of the monotonic clock
 
+    def check_timeouts(self) -> None:
+        """As inherited; there are no WebSockets here, and a header that asks for one switches no timeout off."""
+        http: Any = self._http
+        if http is not None:
+            http.upgrade_websocket = False
+        base: Any = super()
+        base.check_timeouts()
+
     async def receive_more(self) -> None:
         """Wait for bytes of the client; between two requests, only for those of one that is taken in."""
         await super().receive_more()

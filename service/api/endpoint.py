@@ -229,11 +229,10 @@ class Edge:
         if not route.always_answered and self.intake.is_full:
             raise self.intake.refuse()
         body_problem: Exception | None = None
-        if route.method != "GET":
-            try:
-                call.body = await _read_body(call.request)
-            except PayloadTooLarge as problem:
-                body_problem = problem
+        try:
+            call.body = await read_body(call.request)
+        except PayloadTooLarge as problem:
+            body_problem = problem
         if route.always_answered:
             return await self._look_into(route, known, call, body_problem)
         self.intake.enter()  # only now: a client that is slow with its body takes nobody's room
@@ -437,7 +436,7 @@ def _kept(response: Response, shown_once: Sequence[str]) -> FinalAnswer | None:
     return FinalAnswer(response.status, headers, body)
 
 
-async def _read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The body, at most 64 KiB of it kept; the rest of a larger one is read away so that the answer arrives."""
     stream: Any = request.stream
     if stream is None:

@@ -9,14 +9,12 @@ import msgspec
 import orjson
 
 from service.api.endpoint import Call, Edge, Route
-from service.api.parsing import query_time, timezone_name
+from service.api.parsing import planned_time, timezone_name
 from service.api.response import Response
 from service.domain.appointment import show_time
 from service.errors import InvalidRequest
 from service.operations.explain_availability import ExplainAvailability, Question, Reason
 from service.operations.rosters import Rosters
-
-YEARS = range(1970, 2200)
 
 
 class CoachVerdict(msgspec.Struct, frozen=True):
@@ -79,8 +77,8 @@ class ExplainRoutes:
         zone_name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
         question = Question(
             calendar_id=query["calendar_id"],
-            start_time=_time("start_time", query["start_time"], zone_name),
-            end_time=_time("end_time", query["end_time"], zone_name) if "end_time" in query else None,
+            start_time=planned_time("start_time", query["start_time"], zone_name),
+            end_time=planned_time("end_time", query["end_time"], zone_name) if "end_time" in query else None,
             coach_id=query.get("coach_id"),
         )
         found = await self._explain(roster, question)
@@ -98,11 +96,3 @@ class ExplainRoutes:
             }
         )
         return Response(body, content_type="application/json")
-
-
-def _time(field: str, text: str, timezone: str | None) -> datetime:
-    """A time of a year that has calendars. Raises InvalidRequest."""
-    found = query_time(field, text, timezone)
-    if found.year not in YEARS:
-        raise InvalidRequest([(field, f"is not in the years {YEARS[0]} to {YEARS[-1]}")])
-    return found

@@ -23,6 +23,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _VERSION_TAG = re.compile(r'"v(?P<version>[1-9][0-9]{0,8})"')
 _CORRELATION = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 LARGEST_METADATA_BYTES = 16_384
+YEARS = range(1970, 2200)
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[Struct]) -> Struct:
@@ -150,6 +151,14 @@ def query_time(field: str, text: str, timezone: str | None) -> datetime:
         return instant(field, datetime.fromisoformat(text.upper()), timezone)
     except (ValueError, OverflowError):
         raise InvalidRequest([(field, "is neither a date nor an RFC 3339 time")]) from None
+
+
+def planned_time(field: str, text: str, timezone: str | None) -> datetime:
+    """A time of a query string, of a year that has calendars. Raises InvalidRequest."""
+    found = query_time(field, text, timezone)
+    if found.year not in YEARS:
+        raise InvalidRequest([(field, f"is not in the years {YEARS[0]} to {YEARS[-1]}")])
+    return found
 
 
 def query_integer(field: str, text: str, low: int, high: int) -> int:

@@ -40,8 +40,9 @@ _TABLE: dict[type[errors.BookingError], tuple[int, str]] = {
     errors.Unavailable: (503, "SERVICE_UNAVAILABLE"),
     errors.OutcomeUnknown: (503, "OUTCOME_UNKNOWN"),
 }
-# What a client may know of a 503: not which part of the inside failed.
-_PLAIN: dict[type[errors.BookingError], str] = {
+# What a client may know of a 503: not which part of the inside failed. None: the error's own words are meant for it.
+_PLAIN: dict[type[errors.BookingError], str | None] = {
+    errors.Overloaded: None,
     errors.Unavailable: "the service cannot answer right now; try again in a moment",
     errors.OutcomeUnknown: "whether this was carried out is not known yet; the same idempotency key will tell",
 }
@@ -64,7 +65,8 @@ def problem_of(error: errors.BookingError) -> Problem:
     status, code = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), (500, "INTERNAL_ERROR"))
     if status == 500:
         return crashed()
-    message = _PLAIN.get(type(error), error.message)
+    plain = next((_PLAIN[kind] for kind in type(error).__mro__ if kind in _PLAIN), None)
+    message = error.message if plain is None else plain
     return Problem(status, code, message, error.details, getattr(error, "retry_after_s", None))
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from sanic import Request, Sanic
 from sanic.config import Config
-from sanic.exceptions import MethodNotAllowed, NotFound, ServiceUnavailable
+from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, ServiceUnavailable
 from sanic.handlers import ErrorHandler
 
 from service.api.connection import Connection, Doorway
-from service.api.endpoint import METHODS, Edge, Route
+from service.api.endpoint import METHODS, Edge, Route, read_body
 from service.api.response import Response
 
 GRACEFUL_S = 8.0
@@ -104,16 +105,20 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
             route.path,
             methods=["GET", "HEAD"] if route.method == "GET" else [route.method],
             name=route.operation_id,
-            stream=route.method != "GET",
+            stream=True,  # who reads the body bounds it
             strict_slashes=True,
         )
     for number, path in enumerate(sorted({route.path for route in routes})):
-        app.add_route(_preflight(edge), path, methods=["OPTIONS"], name=f"options_{number}", strict_slashes=True)
+        app.add_route(
+            _preflight(edge), path, methods=["OPTIONS"], name=f"options_{number}", stream=True, strict_slashes=True
+        )
     return app
 
 
 def _preflight(edge: Edge) -> Any:
     async def handle(request: Request, **_: str) -> Response:
+        with suppress(PayloadTooLarge):
+            await read_body(request)
         return edge.preflight(request, _methods_of(request))
 
     return handle

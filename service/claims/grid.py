@@ -313,6 +313,8 @@ class GridStore:
         names: list[str] = []
         for day in days:
             names += [keys.open(org, day), keys.occupied(org, day), keys.full(org, day), keys.counts(org, day)]
+        if not names:
+            return
         async with self._asking():
             await self._redis.unlink(*names)
 

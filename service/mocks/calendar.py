@@ -23,7 +23,8 @@ from service.mocks.chance import Behaviour, Chance, Draw
 TIMEZONE = "America/New_York"
 OPENS, CLOSES = time(9), time(17)
 INTERVAL, LENGTH = timedelta(minutes=15), timedelta(minutes=30)
-DEFAULT_DAYS, MAX_DAYS = 7, 366
+# A year ahead and the days around it may be asked for.
+DEFAULT_DAYS, MAX_DAYS = 7, 400
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 Name = Annotated[str, msgspec.Meta(min_length=1)]

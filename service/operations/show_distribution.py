@@ -9,7 +9,7 @@ from typing import Any
 
 from service.db.appointments import AppointmentStore
 from service.db.rosters import RosterStore
-from service.domain.assignment import APPOINTMENT_UNITS, Candidate, Strategy, choose, unpack_considered
+from service.domain.assignment import Candidate, Strategy, choose, unpack_considered
 from service.domain.calendar import Calendar, Coach, Roster
 from service.domain.grid import day_start
 from service.domain.schedule import WeeklySchedule
@@ -36,7 +36,7 @@ class ShowDistribution:
         """The distribution over local dates `[first_day, last_day)` (day numbers), of one calendar or of all.
 
         utilization = appointments / (daily limit x working days); expected_share is the share earned by score on
-        the appointments the coach could have taken. Raises Unavailable.
+        the appointments the coach could have taken, of what all these coaches earned. Raises Unavailable.
         """
         columns = None if calendar is None else set(calendar.team)
         coaches = sorted(
@@ -50,6 +50,8 @@ class ShowDistribution:
         considered = await self._appointments.considered(roster.org, first_day, last_day, number)
         earned = _earned(roster, considered)
         schedules = await self._rosters.schedules(roster, None, first_day, last_day)
+        # Of what was earned by those who are shown: others may have left the team since.
+        whole = sum(earned.get(coach.column, 0) for coach in coaches)
         total = sum(counts.get(coach.column, 0) for coach in coaches)
         utilizations = [
             _utilization(coach, counts.get(coach.column, 0), schedules.get(coach.column), first_day, last_day)
@@ -64,9 +66,7 @@ class ShowDistribution:
                 "appointments_count": counts.get(coach.column, 0),
                 "utilization": round(utilization, 4),
                 "share": round(counts.get(coach.column, 0) / total, 4) if total else 0.0,
-                "expected_share": (
-                    round(earned.get(coach.column, 0) / (APPOINTMENT_UNITS * total), 4) if total else 0.0
-                ),
+                "expected_share": round(earned.get(coach.column, 0) / whole, 4) if whole else 0.0,
             }
             for coach, utilization in zip(coaches, utilizations, strict=True)
         ]

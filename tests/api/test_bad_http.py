@@ -174,7 +174,11 @@ async def test_a_client_too_slow_for_its_own_request_is_sent_away(services: Serv
         port: int = listening.getsockname()[1]
         try:
             await eventually(lambda: answers(port), what="the application")
-            for sent in (b"GET /livez HTTP/1.1\r\nHo", POST + b"Content-Length: 10\r\n\r\n{"):
+            for sent in (
+                b"GET /livez HTTP/1.1\r\nHo",
+                POST + b"Content-Length: 10\r\n\r\n{",
+                GET + b"Upgrade: websocket\r\nContent-Length: 9\r\n\r\n{",
+            ):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(sent)
                 raw = await asyncio.wait_for(reader.read(), 10)

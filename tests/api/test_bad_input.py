@@ -266,7 +266,8 @@ async def test_an_unknown_calendar_or_coach_is_not_found(api: Client, query: str
     "query",
     ["to=2000-01-01", "from=2030-01-01&to=2030-01-01", "from=2030-01-01&to=2032-01-01", "from=x", "to=x", "a=b",
      "to=9999-12-31T23:59:59-14:00", "from=9999-12-31", "from=0001-01-01", "from=0001-01-01&to=0001-01-02",
-     "from=1969-12-31&to=1970-01-02", "from=9998-12-31&to=9999-12-31"],
+     "from=1969-12-31&to=1970-01-02", "from=9998-12-31&to=9999-12-31", "to=9999-12-31T12:00:00Z",
+     "from=9999-12-30T00:00:00Z", "from=0001-01-01T00:00:00Z&to=0001-01-02T00:00:00Z"],
 )  # fmt: skip
 async def test_a_window_that_is_none_is_refused_or_empty(api: Client, query: str) -> None:
     answer = await api("GET", f"/api/coaches/distribution?{query}")
@@ -304,6 +305,13 @@ async def test_a_body_above_64_kib_is_refused_whole_or_in_chunks(api: Client, pa
         assert_rate_headers(answer)
     assert_problem(await api("POST", PATH, raw=b" " * 65_536), 400, "VALIDATION_ERROR")
     assert_problem(await api.with_key(None)("POST", PATH, raw=b"x" * 70_000), 401, "AUTHENTICATION_FAILED")
+
+
+async def test_a_body_nobody_reads_is_refused_all_the_same(api: Client) -> None:
+    refused = await api("GET", "/api/availability", raw=body_of(10_485_760))
+    assert_problem(refused, 413, "PAYLOAD_TOO_LARGE")
+    assert (await api("GET", "/api/availability", raw=b"x" * 100)).status == 200
+    assert (await api("OPTIONS", "/api/availability", raw=body_of(10_485_760))).status == 204
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,14 @@ async def test_a_schedule_shrunk_over_appointments_keeps_them_and_their_time_sta
     assert await differences(services, org) == 0
 
 
+async def test_new_hours_count_at_once_also_where_a_calendar_goes_as_far_as_may_be(api: Client, second: Client) -> None:
+    await made(api, "/api/calendars", calendar_id="year", name="Year", max_days_ahead=366, coach_ids=["coach-1"])
+    monday = weekday(0)
+    assert (await clock_starts(second, "coach-1", monday, calendar_id="cal-3"))[0] == "09:00"
+    await changed(api, PATH, "PUT", weekly=weekly(monday=windows("12:00-14:00")))
+    assert (await clock_starts(second, "coach-1", monday, calendar_id="cal-3"))[0] == "12:00"
+
+
 async def test_a_coachs_day_is_as_long_as_its_zone_makes_it(api: Client) -> None:
     all_day = {name: windows("00:00-24:00") for name in weekly()}
     await changed(api, PATH, "PUT", timezone="Europe/Berlin", weekly=all_day)

@@ -49,7 +49,8 @@ def main(seeds: str, seconds: float, servers: str, cluster: bool, clients: int, 
         _tell(results[-1])
     met = {span.name for result in results for span in result.spans}
     rare = rare_paths([result.final for result in results]) if met == {fault.name for fault in FAULTS} else None
-    facts = [f"`python -m tests.faults {' '.join(sys.argv[1:])}`", f"commit {_commit()}", *_surroundings(results)]
+    asked = f"python -m tests.faults {' '.join(sys.argv[1:])}".replace(f" --report {report}", "")
+    facts = [f"`{asked}`", f"commit {_commit()}", *_surroundings(results)]
     write_report(report, facts, results, rare)
     click.echo("\n".join(fault_table(results)))
     never = [name for name, count in (rare or {}).items() if not count]

@@ -59,7 +59,7 @@ async def test_today_is_the_day_in_new_york(serve: Any, clock: Any) -> None:
     assert {slot["start_time"][:10] for slot in body["slots"]} == {"2026-03-05"}
 
 
-@pytest.mark.parametrize("days", ["0", "-1", "seven", "1.5", "", "367", "²"])
+@pytest.mark.parametrize("days", ["0", "-1", "seven", "1.5", "", "401", "²"])
 async def test_days_that_are_no_number_of_days_are_400(serve: Any, days: str) -> None:
     call = await serve(build_calendar(CALM))
     status, body = await call("GET", f"/coaches/coach-1/availability?days={days}")
