@@ -9,7 +9,8 @@
 -- KEYS[6]  string  full row      KEYS[7] string day counts, u16 a column
 -- KEYS[8]  string  limits, u16 a column
 -- ARGV[1]  msgpack [org, day, version, width, nonce, expire_at_ms, known]; known lists
---          'appointment:column:start_cell:end_cell' of every live appointment that the planes and counts below already contain
+--          'appointment:column:start_cell:end_cell' of every live appointment that the planes and counts below already contain,
+--          and 'token:side' of pending times (side new, of a move also old) that hold no longer
 -- ARGV[2]  open plane   ARGV[3] occupied plane   ARGV[4] day counts
 --
 -- Reply: [outcome]
@@ -38,17 +39,18 @@ call('SET', KEYS[5], ARGV[3], 'PXAT', expire_at_ms)
 call('SET', KEYS[7], ARGV[4], 'PXAT', expire_at_ms)
 -- The times a pending entry holds: of a move both, the new one and the old one, until it is settled or released.
 local function runs_of(entry)
-  local runs = { { entry[5], entry[6], entry[7], entry[8] } }
-  if entry[12] then runs[2] = { entry[12], entry[13], entry[14], entry[15] } end
+  local runs = { { entry[5], entry[6], entry[7], entry[8], 'new' } }
+  if entry[12] then runs[2] = { entry[12], entry[13], entry[14], entry[15], 'old' } end
   return runs
 end
 
-for _, packed in ipairs(call('HVALS', KEYS[1])) do
-  local entry = cmsgpack.unpack(packed)
+local pending = call('HGETALL', KEYS[1])
+for i = 1, #pending, 2 do
+  local token, entry = pending[i], cmsgpack.unpack(pending[i + 1])
   local counted = {}
   for _, run in ipairs(entry[3] == org and runs_of(entry) or {}) do
     local column, start, last = run[1], run[2], run[2] + run[3]
-    local there = known[entry[4] .. ':' .. column .. ':' .. start .. ':' .. last] or false
+    local there = known[entry[4] .. ':' .. column .. ':' .. start .. ':' .. last] or known[token .. ':' .. run[5]] or false
     for cell = math.max(start, day * 288), there and 0 or math.min(last, (day + 1) * 288) - 1 do
       call('SETBIT', KEYS[5], (cell - day * 288) * width * 8 + column, 1)
     end

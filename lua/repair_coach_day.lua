@@ -9,7 +9,8 @@
 -- KEYS[6]  string  full row      KEYS[7] string day counts, u16 a column
 -- KEYS[8]  string  limits, u16 a column
 -- ARGV[1]  msgpack [org, day, column, version, width, nonce, write, count, known]; write is 1 to repair and 0 to compare;
---          known lists 'appointment:column:start_cell:end_cell' of the live appointments that the bits and count contain
+--          known lists 'appointment:column:start_cell:end_cell' of the live appointments that the bits and count contain, and
+--          'token:side' of pending times (side new, of a move also old) that hold no longer
 -- ARGV[2]  288 bits of the column in the open plane   ARGV[3] the same for the occupied plane
 --
 -- Reply: [outcome, open bits that differed, occupied bits that differed, 1 if the count or the full bit differed, revision of
@@ -47,19 +48,20 @@ end
 
 -- The times a pending entry holds: of a move both, the new one and the old one, until it is settled or released.
 local function runs_of(entry)
-  local runs = { { entry[5], entry[6], entry[7], entry[8] } }
-  if entry[12] then runs[2] = { entry[12], entry[13], entry[14], entry[15] } end
+  local runs = { { entry[5], entry[6], entry[7], entry[8], 'new' } }
+  if entry[12] then runs[2] = { entry[12], entry[13], entry[14], entry[15], 'old' } end
   return runs
 end
 
 local open, occupied = bits_of(ARGV[2]), bits_of(ARGV[3])
-for _, packed in ipairs(call('HVALS', KEYS[1])) do
-  local entry = cmsgpack.unpack(packed)
+local pending = call('HGETALL', KEYS[1])
+for i = 1, #pending, 2 do
+  local token, entry = pending[i], cmsgpack.unpack(pending[i + 1])
   local counts_here, counted = false, false
   for _, run in ipairs(entry[3] == org and runs_of(entry) or {}) do
     local start, last = run[2], run[2] + run[3]
     if run[1] == column then
-      local there = known[entry[4] .. ':' .. column .. ':' .. start .. ':' .. last]
+      local there = known[entry[4] .. ':' .. column .. ':' .. start .. ':' .. last] or known[token .. ':' .. run[5]]
       for cell = math.max(start, day * 288), there and 0 or math.min(last, (day + 1) * 288) - 1 do
         occupied[cell - day * 288] = 1
       end

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import WatchError
 
 from service.claims.breaker import GateBreaker, Trip
-from service.claims.keys import Shards
+from service.claims.keys import Keys, Shards
 from service.claims.scripts import DeriveOutcome, Differences, PublishOutcome, Scripts
 from service.domain.calendar import Roster
 from service.domain.grid import CELLS_PER_DAY, columns_mask
@@ -68,7 +68,10 @@ class PlanesRead:
 
 @dataclass(frozen=True, slots=True)
 class ColumnState:
-    """What Postgres says of a coach-day: 288-bit integers, the day's count, and who is in them (`known_in`)."""
+    """What Postgres says of a coach-day: 288-bit integers and the day's count.
+
+    `known` names who is in them (`known_in`), and pending times that hold no longer (`ended_in`).
+    """
 
     open: int
     occupied: int
@@ -296,10 +299,18 @@ class GridStore:
         """Every claim and release of all shards that has not been settled, by token."""
         found: dict[str, PendingEntry] = {}
         for keys in self._shards.all:
-            async with self._asking():
-                entries: dict[bytes, bytes] = await self._redis.hgetall(keys.pending)
-            found.update({token.decode(): _decode_entry(packed) for token, packed in entries.items()})
+            found.update(await self._pending_in(keys))
         return found
+
+    async def pending_of(self, org: int) -> dict[str, PendingEntry]:
+        """Every claim and release of an organization that has not been settled, by token."""
+        found = await self._pending_in(self._shards.of(org))
+        return {token: entry for token, entry in found.items() if entry.org == org}
+
+    async def _pending_in(self, keys: Keys) -> dict[str, PendingEntry]:
+        async with self._asking():
+            entries: dict[bytes, bytes] = await self._redis.hgetall(keys.pending)
+        return {token.decode(): _decode_entry(packed) for token, packed in entries.items()}
 
     async def now_ms(self) -> int:
         """Redis' clock, by which deadlines are measured."""

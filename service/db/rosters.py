@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
+from uuid import UUID
 
 from service.db.connection import Database
 from service.db.statements import statement
@@ -40,17 +41,27 @@ class CoachDay:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedChange:
+    """Whether a change is committed, and where its appointment is live: (column, first cell, end cell) or None."""
+
+    committed: bool
+    live: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
 class DaySource:
     """Everything one day of the grid is derived from.
 
     `schedules` by column; `closed` the times a coach is away although it works; `placements` what touches the UTC
-    day; `counted` what counts on the local date with the same number.
+    day; `counted` what counts on the local date with the same number; `changes` what the record says of changes that
+    are pending in Redis, by token.
     """
 
     schedules: dict[int, WeeklySchedule]
     closed: dict[int, list[tuple[datetime, datetime]]]
     placements: list[CoachDay]
     counted: list[CoachDay]
+    changes: dict[str, RecordedChange]
 
 
 class RosterStore:
@@ -156,16 +167,24 @@ class RosterStore:
             if coach.active and (columns is None or coach.column in columns)
         }
 
-    async def day_source(self, roster: Roster, day: int, columns: Sequence[int] | None = None) -> DaySource:
+    async def day_source(
+        self, roster: Roster, day: int, columns: Sequence[int] | None = None, changes: Sequence[tuple[str, str]] = ()
+    ) -> DaySource:
         """What the columns (all when None) of one day are derived from, as of one moment.
 
         Of two moments an appointment committed in between would be known by its count and missing from the cells.
+        `changes` are (token, appointment) of changes that are pending in Redis, 32 hex digits each.
         """
         async with self._database.snapshot() as connection:
-            return await self.day_source_within(connection, roster, day, columns)
+            return await self.day_source_within(connection, roster, day, columns, changes)
 
     async def day_source_within(
-        self, connection: Any, roster: Roster, day: int, columns: Sequence[int] | None = None
+        self,
+        connection: Any,
+        roster: Roster,
+        day: int,
+        columns: Sequence[int] | None = None,
+        changes: Sequence[tuple[str, str]] = (),
     ) -> DaySource:
         """`day_source` as a transaction sees it."""
         wanted = None if columns is None else list(columns)
@@ -176,7 +195,19 @@ class RosterStore:
         placed = await connection.fetch(statement("live_placements"), roster.org, wanted, start, end)
         counted = await connection.fetch(statement("live_counts"), roster.org, wanted, start.date())
         schedules = await self._schedules(connection, roster, columns, day, day)
-        return DaySource(schedules, closed, [_coach_day(row) for row in placed], [_coach_day(row) for row in counted])
+        recorded: list[Any] = []
+        if changes:
+            tokens, appointments = zip(*changes, strict=True)
+            recorded = await connection.fetch(
+                statement("recorded_changes"), roster.org, [*map(UUID, tokens)], [*map(UUID, appointments)]
+            )
+        return DaySource(
+            schedules,
+            closed,
+            [_coach_day(row) for row in placed],
+            [_coach_day(row) for row in counted],
+            {row["token"].hex: _recorded(row) for row in recorded},
+        )
 
     async def has_many_live(self, org: int) -> bool:
         """Whether the organization has more live appointments than are added up in passing. Raises Unavailable."""
@@ -204,6 +235,13 @@ def _coach_day(row: Any) -> CoachDay:
     return CoachDay(
         row["coach_no"], row["appointment_id"].hex, cell_of(row["occupied_from"]), cell_of(row["occupied_to"])
     )
+
+
+def _recorded(row: Any) -> RecordedChange:
+    if row["coach_no"] is None:
+        return RecordedChange(row["committed"], None)
+    live = (row["coach_no"], cell_of(row["occupied_from"]), cell_of(row["occupied_to"]))
+    return RecordedChange(row["committed"], live)
 
 
 def _empty_week() -> list[list[Window]]:

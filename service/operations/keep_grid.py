@@ -7,12 +7,12 @@ beside bookings, and two processes doing the same cost time, never truth.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from service.claims.grid import ColumnState, GridStore
+from service.claims.grid import ColumnState, GridStore, PendingEntry
 from service.claims.scripts import DeriveOutcome, Differences
 from service.clock import Clock
-from service.db.rosters import DaySource, RosterStore
+from service.db.rosters import DaySource, RecordedChange, RosterStore
 from service.domain.calendar import Roster
 from service.domain.grid import day_of
 from service.domain.plane import cells_mask, column_cells, plane_of
@@ -57,9 +57,44 @@ def known_in(source: DaySource) -> list[str]:
     )
 
 
+def ended_in(pending: Mapping[str, PendingEntry], changes: Mapping[str, RecordedChange]) -> list[str]:
+    """`ended_time` of every pending time that nobody will free any more, by what the record says of its change.
+
+    A committed claim is settled, which frees nothing, so where its appointment has left that time it is free. A
+    committed move will free its old time, not the new one that may have been left again. One that is not committed will
+    free the new one, and never is once its appointment is not where it was claimed from.
+    """
+    ended: list[str] = []
+    for token, entry in pending.items():
+        change = changes.get(token)
+        if change is None or entry.kind == "release":
+            continue
+        if change.committed:
+            ended.append(ended_time(token, "new"))
+        elif entry.kind == "move":
+            old = (entry.old_column, entry.old_start_cell, entry.old_start_cell + entry.old_cells)
+            if change.live != old:
+                ended.append(ended_time(token, "old"))
+    return ended
+
+
+def ended_time(token: str, side: str) -> str:
+    """How the scripts name a time of a pending entry that holds no longer: `new`, or of a move also `old`."""
+    return f"{token}:{side}"
+
+
 def known_time(appointment: str, column: int, first_cell: int, last_cell: int) -> str:
     """How the scripts name an appointment's (32 hex digits) time `[first_cell, last_cell)` with a coach."""
     return f"{appointment}:{column}:{first_cell}:{last_cell}"
+
+
+def _changes(pending: Mapping[str, PendingEntry], column: int | None = None) -> list[tuple[str, str]]:
+    """(token, appointment) of the pending claims and moves, of a column's where it is given."""
+    return [
+        (token, entry.appointment)
+        for token, entry in pending.items()
+        if entry.kind != "release" and (column is None or column in (entry.column, entry.old_column))
+    ]
 
 
 class GridKeeper:
@@ -91,7 +126,8 @@ class GridKeeper:
         give_up = asyncio.get_running_loop().time() + PATIENCE_S
         while asyncio.get_running_loop().time() < give_up:
             nonce = await self._grid.mark_day(org, day)
-            source = await self._store.day_source(roster, day)
+            pending = await self._grid.pending_of(org)
+            source = await self._store.day_source(roster, day, changes=_changes(pending))
             outcome = await self._grid.derive_day(
                 roster,
                 day,
@@ -99,7 +135,7 @@ class GridKeeper:
                 open_plane=plane_of(open_by_column(source, day), roster.width),
                 occupied=plane_of(occupied_by_column(source, day), roster.width),
                 counts=counts_by_column(source, roster.width * 8),
-                known=known_in(source),
+                known=[*known_in(source), *ended_in(pending, source.changes)],
             )
             if outcome in (DeriveOutcome.DERIVED, DeriveOutcome.PRESENT):
                 return
@@ -131,7 +167,7 @@ class GridKeeper:
     ) -> Differences:
         """Make coach-days what Postgres says (or only compare); returns all differences together.
 
-        `ended` are times of pending entries, as `known_time` names them, that hold no longer whatever is pending.
+        `ended` are times of pending entries, as `ended_time` names them, that hold no longer whatever is pending.
 
         A day that is not in Redis is no difference: it will be derived when it is needed.
         """
@@ -151,12 +187,13 @@ class GridKeeper:
         give_up = asyncio.get_running_loop().time() + PATIENCE_S
         while asyncio.get_running_loop().time() < give_up:
             nonce = await self._grid.mark_coach_day(roster.org, day, column)
-            source = await self._store.day_source(roster, day, [column])
+            pending = await self._grid.pending_of(roster.org)
+            source = await self._store.day_source(roster, day, [column], _changes(pending, column))
             state = ColumnState(
                 open=open_by_column(source, day).get(column, 0),
                 occupied=occupied_by_column(source, day).get(column, 0),
                 count=len(source.counted),
-                known=(*known_in(source), *ended),
+                known=(*known_in(source), *ended_in(pending, source.changes), *ended),
             )
             found = await self._grid.repair_coach_day(roster, day, column, nonce, state, write=write)
             if found.outcome is DeriveOutcome.STALE:

@@ -31,7 +31,6 @@ from service.metrics import Metrics
 from service.operations.book_ungated import Refused
 from service.operations.claiming import LOOK_AGAIN, Claiming
 from service.operations.heal_grid import HealGrid
-from service.operations.keep_grid import known_time
 from service.operations.local_rates import RateSeen
 from service.operations.move_ungated import Make, MoveUngated, repairs_of
 from service.operations.plan_move import (
@@ -343,9 +342,8 @@ class MoveAppointment:
         is put right before the token goes: who dies in between leaves a token that the reconciler ends.
         """
         new = placement_of(after)
-        ended = known_time(after.appointment_id.hex, after.column, new.occupied_start, new.occupied_end)
         try:
-            await self._settle.repair_ended(after.org, after.column, new, after.local_day, ended)
+            await self._settle.repair_ended(after.org, after.column, new, after.local_day, token)
         except Unavailable as problem:
             _log.info("move not given up yet", appointment_id=str(after.appointment_id), error=problem.message)
             return

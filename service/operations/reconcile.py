@@ -21,7 +21,6 @@ from service.domain.grid import Placement, instant_of
 from service.errors import BookingError
 from service.logs import get_logger
 from service.metrics import Metrics
-from service.operations.keep_grid import known_time
 from service.operations.settle_change import SettleChange
 
 # A fault leaves hundreds, each a dozen waits for Postgres and Redis, and the time of each is hidden until it is ended.
@@ -130,8 +129,7 @@ class Reconcile:
         have to be taken again: not for a moment may a day count one too few.
         """
         for column, placement, local_day in _times(entry):
-            ended = known_time(entry.appointment, column, placement.start, placement.end)
-            await self._settle.repair_ended(entry.org, column, placement, local_day, ended)
+            await self._settle.repair_ended(entry.org, column, placement, local_day, token)
         await self._gate.release(_dropped(token, entry, side, frees=False))
         # A repair in between may have taken its time for pending once more.
         await self._put_right(entry)

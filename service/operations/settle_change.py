@@ -20,7 +20,7 @@ from service.domain.grid import Placement
 from service.errors import OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
-from service.operations.keep_grid import GridKeeper
+from service.operations.keep_grid import GridKeeper, ended_time
 from service.operations.rosters import Rosters
 from service.operations.tracking import TrackedTasks
 
@@ -112,14 +112,12 @@ class SettleChange:
             waiting = self._to_repair[place] = asyncio.ensure_future(self._repair_in_turn(place))
         await asyncio.shield(waiting)
 
-    async def repair_ended(self, org: int, column: int, placement: Placement, local_day: int, ended: str) -> None:
-        """Make coach-days what Postgres says as if a pending entry's time (`ended`) were not there.
-
-        Raises Unavailable.
-        """
+    async def repair_ended(self, org: int, column: int, placement: Placement, local_day: int, token: str) -> None:
+        """Make coach-days what Postgres says, as if what is pending under a token were not. Raises Unavailable."""
         days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
         async with self._turn:
-            await self._keeper.repair(org, [column], sorted(days), ended=[ended])
+            ended = [ended_time(token, side) for side in ("new", "old")]
+            await self._keeper.repair(org, [column], sorted(days), ended=ended)
 
     async def _repair_in_turn(self, place: CoachDays) -> None:
         async with self._turn:

@@ -74,6 +74,18 @@ WHERE org_id = $1 AND ($2::integer[] IS NULL OR coach_no = ANY ($2))
     AND status IN ('scheduled', 'completed', 'no_show')
     AND occupied && tstzrange($3, $4);
 
+-- name: recorded_changes
+-- What the record says of changes that are pending in Redis: whether each is committed, and where its appointment is live.
+SELECT
+    w.token, a.coach_no, lower(a.occupied) AS occupied_from, upper(a.occupied) AS occupied_to,
+    EXISTS (
+        SELECT FROM events AS e
+        WHERE e.org_id = $1 AND e.appointment_id = w.appointment_id AND e.token = w.token
+    ) AS committed
+FROM unnest($2::uuid[], $3::uuid[]) AS w (token, appointment_id)
+LEFT JOIN appointments AS a
+    ON a.org_id = $1 AND a.appointment_id = w.appointment_id AND a.status IN ('scheduled', 'completed', 'no_show');
+
 -- name: live_counts
 -- Live appointments by coach on one local date, with the ids they are known by.
 SELECT coach_no, appointment_id, lower(occupied) AS occupied_from, upper(occupied) AS occupied_to

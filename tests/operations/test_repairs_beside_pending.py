@@ -1,0 +1,125 @@
+"""A repair beside what is pending takes for taken what somebody may still take or free, and nothing else.
+
+Nobody looks again once the token is gone: what a repair wrongly took for taken would stay hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import AsyncMock
+from uuid import UUID
+
+import orjson
+import pytest
+
+from service.app import Services
+from service.claims.messages import Release
+from service.claims.scripts import ReleaseOutcome
+from service.db.appointments import Change, ChangeOutcome
+from service.domain.appointment import Appointment
+from service.domain.event import EventType
+from service.errors import StateConflict
+from service.operations.local_rates import RateSeen
+from service.operations.settle_change import placement_of
+from tests.operations import steps
+from tests.operations.test_move import WHO, died, held, later
+from tests.wishes import caller, free_starts, wish
+
+
+@pytest.fixture
+async def booked(services: Services, org: int) -> Appointment:
+    """An appointment of coach-4, whom nobody else competes with in cal-2 at that time."""
+    return await book(services, org)
+
+
+async def book(services: Services, org: int) -> Appointment:
+    """Book coach-4."""
+    start = (await free_starts(services, org, "cal-2"))[10]
+    answer = await services.book(wish(start, "cal-2", coach_id="coach-4"), caller(org), RateSeen())
+    found = await services.appointments.get(org, UUID(orjson.loads(answer.body)["appointment_id"]))
+    assert found is not None
+    return found
+
+
+async def looked_at(services: Services, appointment: Appointment, how: str) -> None:
+    """Make the days of an appointment's coach what Postgres says."""
+    days = sorted({part.day for part in placement_of(appointment).segments()} | {appointment.local_day})
+    if how == "repaired":
+        await services.keeper.repair(appointment.org, [appointment.column], days)
+    else:
+        await services.grid.forget_days(appointment.org, range(days[0], days[-1] + 1))
+        await services.keeper.derive(appointment.org, days)
+
+
+@pytest.mark.parametrize("how", ["repaired", "derived"])
+async def test_cancelled_before_it_was_settled_a_time_is_free(
+    services: Services, org: int, how: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("service.claims.gate.GATHERING_S", 60)
+    appointment = await book(services, org)
+    await services.change.cancel(org, appointment.appointment_id, reason=None, **WHO)
+    assert [entry.kind for entry in (await services.grid.pending()).values()] == ["claim"]
+    await looked_at(services, appointment, how)
+    assert await held(services, org, appointment.start_time) == [False]
+    await services.gate.drain()
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+
+
+@pytest.mark.parametrize("how", ["repaired", "derived"])
+@pytest.mark.parametrize("minutes", [15, 120, 24 * 60 * 7])
+async def test_cancelled_before_its_move_freed_the_old_time_the_new_one_is_free(
+    services: Services, org: int, booked: Appointment, how: str, minutes: int, monkeypatch: Any
+) -> None:
+    await died(services, booked, later(booked, minutes), "after it was announced", monkeypatch)
+    moved = await services.change.get(org, booked.appointment_id)
+    await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+    for place in (moved, booked):
+        await looked_at(services, place, how)
+    assert await held(services, org, booked.start_time) == [True], "the move will free it"
+    if minutes > 15:
+        assert await held(services, org, moved.start_time) == [False]
+    monkeypatch.setattr(services.reconcile, "_put_right", AsyncMock())
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await held(services, org, booked.start_time, moved.start_time) == [False, False]
+    assert await steps.differences(services, org) == 0
+
+
+@pytest.mark.parametrize("where", ["before the commit", "after the commit", "after it was announced"])
+@pytest.mark.parametrize("minutes", [15, 120, 24 * 60 * 7])
+async def test_killed_when_it_has_released_a_move_the_reconciler_leaves_nothing_to_repair(
+    services: Services, org: int, booked: Appointment, where: str, minutes: int, monkeypatch: Any
+) -> None:
+    await services.gate.drain()
+    await died(services, booked, later(booked, minutes), where, monkeypatch)
+    await steps.expire_pending(services)
+    monkeypatch.setattr(services.reconcile, "_put_right", AsyncMock())
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    store, gate = services.appointments, services.gate
+    change, release = store.change, gate.release
+    seen: list[bool] = []
+
+    async def cancel_first(wanted: Change) -> ChangeOutcome:
+        if wanted.type is EventType.RESCHEDULED:
+            await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+        return await change(wanted)
+
+    async def look(wanted: Release) -> ReleaseOutcome:
+        if not wanted.frees:
+            seen.extend(await held(services, org, booked.start_time))
+        return await release(wanted)
+
+    await services.gate.drain()
+    monkeypatch.setattr(store, "change", cancel_first)
+    monkeypatch.setattr(gate, "release", look)
+    with pytest.raises(StateConflict):
+        await services.move(org, booked.appointment_id, later(booked, 120), **WHO)
+    assert seen == [False], "the cancelled time was taken again"
