@@ -97,7 +97,10 @@ class AvailabilityRoutes:
         if body is None:
             free = await self._find(roster, calendar, coach, start, end)
             body = _body(free, self._heads_of(free.roster), zone_name, by_start=by_start, with_ids=with_ids)
-            self._answers.keep(headers.get("ETag"), body)
+            if free.of_grid:
+                self._answers.keep(headers.get("ETag"), body)
+            else:  # what Postgres says may be older than the revision that was read
+                headers.pop("ETag", None)
         return Response(body, 200, headers, "application/json")
 
     def _heads_of(self, roster: Roster) -> _Heads:

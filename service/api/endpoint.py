@@ -306,13 +306,13 @@ class Edge:
         return reply
 
     async def admit_to_roster(self, call: Call) -> tuple[Roster, int | None]:
-        """Count the request; the caller's roster as it is now, and its revision (None where Redis cannot be asked).
+        """Count the request; the caller's roster as it is now, and its revision (None where the grid cannot be asked).
 
         Raises RateLimitExceeded or Unavailable.
         """
         reply = await self.admit(call)
         org = call.who.org
-        if reply is None:
+        if reply is None or self._gate.behind:
             return await self._rosters.current(org), None
         roster = await self._rosters.get(org)
         if reply.outcome is ClaimOutcome.UNKNOWN_ORG or reply.first != roster.version:

@@ -45,8 +45,8 @@ class Trip(StrEnum):
 class GateBreaker:
     """Open (Redis is not asked) until the grid is known to be right, and again from the first fault on.
 
-    `epoch` is the one claims are made in while it is closed; `tripped` is set while it is open; `heard` is told of
-    every change: (closed now, why it opened).
+    `epoch` is the one claims are made in while it is closed; `fell_behind` is set while it is open, and until the grid
+    has been told what was changed without it; `heard` is told of every change: (closed now, why it opened).
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class GateBreaker:
         self._timeout_s = timeout_s
         self._lateness = lateness or Lateness()
         self._epoch: int | None = None
-        self.tripped = asyncio.Event()
-        self.tripped.set()
+        self._falls = 0
+        self.fell_behind = asyncio.Event()
+        self.fall_behind()
 
     @property
     def epoch(self) -> int:
@@ -78,14 +79,33 @@ class GateBreaker:
     def close(self, epoch: int) -> None:
         """Ask Redis again, in this epoch."""
         self._epoch = epoch
-        self.tripped.clear()
         self._heard(True, None)
+
+    @property
+    def behind(self) -> bool:
+        """Whether something may have been changed without Redis that its grid does not show yet."""
+        return self.fell_behind.is_set()
+
+    @property
+    def falls(self) -> int:
+        """How often it fell behind."""
+        return self._falls
+
+    def fall_behind(self) -> None:
+        """Something was changed, or may have been, that the grid was not told of."""
+        self._falls += 1
+        self.fell_behind.set()
+
+    def caught_up(self, falls: int) -> None:
+        """The grid shows everything that it had not been told when it had fallen behind so often."""
+        if self.closed and falls == self._falls:
+            self.fell_behind.clear()
 
     def trip(self, why: Trip) -> None:
         """Ask Redis no more until somebody closes the breaker again."""
         if self._epoch is not None:
             self._epoch = None
-            self.tripped.set()
+            self.fall_behind()
             self._heard(False, why)
 
     async def ask(self, call: Coroutine[Any, Any, Reply]) -> Reply:

@@ -94,6 +94,15 @@ class Gate:
             raise ItemBroken(f"the gate could not evaluate the request: {_text(reply.first)}")
         return reply
 
+    @property
+    def behind(self) -> bool:
+        """Whether something may have been changed without Redis that the grid does not show yet."""
+        return self._breaker.behind
+
+    def fall_behind(self) -> None:
+        """Something was changed without Redis: let its grid be told."""
+        self._breaker.fall_behind()
+
     async def settle(self, settlement: Settlement) -> SettleOutcome:
         """Settle one committed change. Raises Unavailable."""
         return await self._settlements[self._shards.of(settlement.org)].submit(settlement)

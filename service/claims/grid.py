@@ -93,6 +93,11 @@ class GridStore:
         with self._breaker.asking():
             yield
 
+    @property
+    def behind(self) -> bool:
+        """Whether something may have been changed without Redis that the grid does not show yet."""
+        return self._breaker.behind
+
     async def publish(self, roster: Roster, deficits: Sequence[int], days: range) -> tuple[PublishOutcome, int]:
         """Put a roster beside its grid, dropping `days` when the row width changed; also returns its revision."""
         keys = self._shards.of(roster.org)

@@ -124,8 +124,9 @@ class BookingCommitter:
             try:
                 prepared = await self._statement()
                 rows = await prepared.fetch(*_columns(bookings))
+                earlier, unknown = unknown, unknown or OutcomeUnknown("of what was written nobody was told yet")
                 outcomes = await outcomes_of(self._connection, bookings, rows)
-                if unknown is None:
+                if earlier is None:
                     return outcomes
                 # A fenced row is not written, so it has not waited for an earlier attempt that may still take.
                 lost = OutcomeUnknown("Postgres' answer to the commit was lost")
@@ -146,10 +147,12 @@ class BookingCommitter:
                 if attempt == ATTEMPTS:
                     break
                 await asyncio.sleep(self._chance.uniform(0, 0.05 * 2**attempt))
-            except CROWDED as problem:
-                if unknown is None:
+            except Exception as problem:
+                if unknown is not None:
+                    break
+                if isinstance(problem, CROWDED):
                     raise Unavailable(f"Postgres refused for now: {type(problem).__name__}") from problem
-                break
+                raise
         if unknown is not None:
             raise OutcomeUnknown("Postgres' answer to the commit was lost") from unknown
         raise Unavailable("Postgres cannot be reached")

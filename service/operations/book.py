@@ -173,6 +173,7 @@ class Book:
             return replay
         match decided:
             case Written(appointment_id=appointment_id, body=body):
+                self._gate.fall_behind()
                 return Booked(str(appointment_id), body, replayed=False)
             case Refused(plan=plan):
                 replay = await self._stored_answer(request, caller)

@@ -175,6 +175,8 @@ class ChangeAppointment:
                 await self._settle.announce(after, step.kind)
                 if self._reach:
                     await self._reach(Step.CHANGE_ANNOUNCED)
+                if repairs:
+                    self._gate.fall_behind()
                 if token is not None:
                     release = Release(org, token.hex, placement_of(before), before.local_day)
                     await self._settle.free(release, before)

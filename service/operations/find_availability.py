@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache, reduce
@@ -56,6 +57,8 @@ class FreeSlots:
     start: datetime
     end: datetime
     found: Starts
+    # Whether the grid said so, of which the gate counts the changes; else Postgres did.
+    of_grid: bool = True
 
     @property
     def rows(self) -> Iterator[tuple[int, int]]:
@@ -121,8 +124,8 @@ class FindAvailability:
         last = min(end, latest_start(calendar, now) + timedelta(microseconds=1))
         if not team or first >= last:
             return FreeSlots(roster, calendar, start, end, NO_STARTS)
-        found = await self._free(roster, calendar, team, five_minute_ceil(first), last)
-        return FreeSlots(roster, calendar, start, end, found)
+        found, of_grid = await self._free(roster, calendar, team, five_minute_ceil(first), last)
+        return FreeSlots(roster, calendar, start, end, found, of_grid)
 
     async def next_free(
         self, roster: Roster, calendar: Calendar, coach: Coach | None, after: datetime, revision: int, *, most: int
@@ -163,8 +166,8 @@ class FindAvailability:
 
     async def _free(
         self, roster: Roster, calendar: Calendar, team: tuple[int, ...], first: datetime, last: datetime
-    ) -> Starts:
-        """The free starts in `[first, last)`."""
+    ) -> tuple[Starts, bool]:
+        """The free starts in `[first, last)`, and whether the grid says so."""
         before, cells, after = (
             cells_in(minutes) for minutes in (calendar.buffer_before, calendar.slot_duration, calendar.buffer_after)
         )
@@ -175,7 +178,7 @@ class FindAvailability:
         local_days = sorted(
             {day for group in groups for day in range(_local_day(first, group.name), _local_day(last, group.name) + 1)}
         )
-        planes, full = await self._read(roster, days, local_days)
+        planes, full, of_grid = await self._read(roster, days, local_days)
         begin, end = cell_of(first) - planes.first_cell, cell_of(five_minute_ceil(last)) - planes.first_cell
         aligned = [
             starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)]
@@ -196,17 +199,19 @@ class FindAvailability:
                     part[first_row:end_row] &= ~row_of(reached, roster.width)
             found[mine] |= part
         listed = found.any(axis=1)
-        return Starts(rows[listed] + planes.first_cell, found[listed])
+        return Starts(rows[listed] + planes.first_cell, found[listed]), of_grid
 
-    async def _read(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
+    async def _read(
+        self, roster: Roster, days: range, local_days: Sequence[int]
+    ) -> tuple[Planes, dict[int, int], bool]:
         """Planes and full rows; missing days are derived first. Raises _RowsChanged or Unavailable.
 
-        Where Redis cannot be asked, Postgres is.
+        Where the grid cannot be asked, or has not been told everything yet, Postgres is; then the last is False.
         """
-        try:
-            return await self._read_grid(roster, days, local_days)
-        except GateClosed:
-            return _joined(roster, days, await self._postgres.read(roster, days, local_days))
+        if not self._grid.behind:
+            with suppress(GateClosed):
+                return *(await self._read_grid(roster, days, local_days)), True
+        return *_joined(roster, days, await self._postgres.read(roster, days, local_days)), False
 
     async def _read_grid(self, roster: Roster, days: range, local_days: Sequence[int]) -> tuple[Planes, dict[int, int]]:
         for _ in range(ATTEMPTS):

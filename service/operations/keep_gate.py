@@ -54,10 +54,10 @@ class KeepGate:
         self._settle = settle
 
     async def run(self) -> None:
-        """Look, whenever and as long as Redis is not asked; never ends by itself."""
+        """Look, whenever and as long as Redis is not asked or has not been told everything; never ends by itself."""
         while True:
-            await self._breaker.tripped.wait()
-            if not await self.look():
+            await self._breaker.fell_behind.wait()
+            if not (await self._catch_up() if self._breaker.closed else await self.look()):
                 await asyncio.sleep(LOOK_AGAIN_S)
 
     async def look(self, *, catch_up: bool = True) -> bool:
@@ -97,10 +97,17 @@ class KeepGate:
             _log.warning("grid thrown away", epoch=epoch, server=seen.run_id)
         return epoch
 
-    async def _catch_up(self) -> None:
-        """Tell Redis what it missed; whatever fails is done by the worker, or by who needs it."""
+    async def _catch_up(self) -> bool:
+        """Tell Redis what it missed; whether it knows everything now."""
+        falls = self._breaker.falls
         try:
             await self._settle.tell_late()
             await self._heal()
         except BookingError as problem:
             _log.info("grid not repaired yet", error=problem.message)
+            return False
+        except Exception:
+            _log.exception("grid not repaired")
+            return False
+        self._breaker.caught_up(falls)
+        return True

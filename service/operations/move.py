@@ -215,6 +215,8 @@ class MoveAppointment:
             raise
         if isinstance(moved, Refused):
             raise await self._claiming.taken(moved.plan, time.monotonic_ns())
+        if moved is not None:
+            self._settle.fall_behind()
         return moved
 
     def _change_ungated(

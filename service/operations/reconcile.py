@@ -113,7 +113,14 @@ class Reconcile:
         return "claim released"
 
     async def _move(self, token: str, entry: PendingEntry) -> str:
-        event = await self._appointments.event_of_token(entry.org, UUID(hex=entry.appointment), UUID(hex=token))
+        appointment_id, move = UUID(hex=entry.appointment), UUID(hex=token)
+        event = await self._appointments.event_of_token(entry.org, appointment_id, move)
+        if event is None:
+            # What has not been committed by now shall not be any more: its place of the day is given away.
+            await self._settle.fence(
+                entry.org, entry.column, _placement(entry.start_cell, entry.cells), entry.local_day
+            )
+            event = await self._appointments.event_of_token(entry.org, appointment_id, move)
         committed = event is not None
         if event is not None:
             sequence, kind = event

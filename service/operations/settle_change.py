@@ -17,7 +17,7 @@ from service.db.gate import CoachDays, GateStore
 from service.domain.appointment import Appointment
 from service.domain.event import EventType, heard_by
 from service.domain.grid import Placement
-from service.errors import OutcomeUnknown, Unavailable
+from service.errors import GateClosed, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_grid import GridKeeper, ended_time
@@ -26,6 +26,7 @@ from service.operations.tracking import TrackedTasks
 
 MOST_LATE = 10_000
 TOLD_AT_ONCE = 128
+TOLD_AGAIN_S = 0.5
 REPAIRED_AT_ONCE = 2
 
 _log = get_logger("operations.settle_change")
@@ -51,7 +52,9 @@ class SettleChange:
         self._tasks = tasks
         self._metrics = metrics
         # What Redis could not be told; whatever is lost of it, the sweeper and the reconciler find.
-        self._late: deque[Settlement] = deque(maxlen=MOST_LATE)
+        self._late: deque[tuple[Settlement, Appointment | None]] = deque(maxlen=MOST_LATE)
+        self._telling = asyncio.Lock()
+        self._telling_again = False
         self._to_repair: dict[CoachDays, asyncio.Task[None]] = {}
         self._turn = asyncio.Semaphore(REPAIRED_AT_ONCE)
 
@@ -112,6 +115,20 @@ class SettleChange:
             waiting = self._to_repair[place] = asyncio.ensure_future(self._repair_in_turn(place))
         await asyncio.shield(waiting)
 
+    def fall_behind(self) -> None:
+        """Something was changed without Redis: let its grid be told."""
+        self._gate.fall_behind()
+
+    async def fence(self, org: int, column: int, placement: Placement, local_day: int) -> None:
+        """See to it that no claim made until now of coach-days is committed any more; what is being committed is.
+
+        Raises Unavailable.
+        """
+        days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
+        await self._store.note(CoachDays(org, column, min(days), max(days)))
+        self._gate.fall_behind()
+        await self._store.wait_for_commits()
+
     async def repair_ended(self, org: int, column: int, placement: Placement, local_day: int, token: str) -> None:
         """Make coach-days what Postgres says, as if what is pending under a token were not. Raises Unavailable."""
         days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
@@ -131,6 +148,7 @@ class SettleChange:
         """Leave the repair to whoever finds Redis back."""
         try:
             await self._store.note(days)
+            self._gate.fall_behind()
         except (Unavailable, OutcomeUnknown) as problem:
             _log.warning("coach-days not repaired", org=days.org, column=days.column, error=problem.message)
 
@@ -139,7 +157,7 @@ class SettleChange:
         try:
             await self._gate.settle(settlement)
         except Unavailable as problem:
-            self._put_off(settlement, problem)
+            self._put_off(settlement, None, problem)
 
     def settle_soon(self, settlement: Settlement, booked: Appointment) -> asyncio.Future[None]:
         """Tell Redis of a committed booking in a moment, as `settle` does; done when it was told or put off.
@@ -152,7 +170,7 @@ class SettleChange:
         def told(outcome: asyncio.Future[SettleOutcome]) -> None:
             problem = outcome.exception()
             if problem is not None:
-                self._put_off(settlement, problem)
+                self._put_off(settlement, booked, problem)
             elif outcome.result() is SettleOutcome.ABSENT:
                 self._tasks.begin(self.repair(booked))
             ended.set_result(None)
@@ -160,19 +178,39 @@ class SettleChange:
         self._gate.settle_soon(settlement, told)
         return ended
 
-    def _put_off(self, settlement: Settlement, problem: BaseException) -> None:
+    def _put_off(self, settlement: Settlement, booked: Appointment | None, problem: BaseException) -> None:
         self._metrics.unsettled.inc()
         if not self._late:  # the first of an outage stands for all
             _log.warning("changes not settled", settled_event=settlement.event, error=str(problem))
-        self._late.append(settlement)
+        self._late.append((settlement, booked))
+        if not self._telling_again:
+            self._telling_again = True
+            self._tasks.begin(self._tell_again())
+
+    async def _tell_again(self) -> None:
+        """Tell Redis soon where it was but for a moment that it could not be told; after an outage others do."""
+        try:
+            while self._late:
+                await asyncio.sleep(TOLD_AGAIN_S)
+                try:
+                    await self.tell_late()
+                except GateClosed:
+                    return
+                except Unavailable as problem:
+                    _log.info("changes not settled yet", error=problem.message)
+        finally:
+            self._telling_again = False
 
     async def tell_late(self) -> None:
         """Tell Redis what it could not be told before. Raises Unavailable."""
-        while self._late:
-            some = list(islice(self._late, TOLD_AT_ONCE))
-            await asyncio.gather(*map(self._gate.settle, some))
-            for _ in some:
-                self._late.popleft()
+        async with self._telling:
+            while self._late:
+                some = list(islice(self._late, TOLD_AT_ONCE))
+                outcomes = await asyncio.gather(*(self._gate.settle(settlement) for settlement, _ in some))
+                for (_, booked), outcome in zip(some, outcomes, strict=True):
+                    self._late.popleft()
+                    if booked is not None and outcome is SettleOutcome.ABSENT:
+                        self._tasks.begin(self.repair(booked))
 
 
 def placement_of(appointment: Appointment) -> Placement:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asyncpg import Connection
-from asyncpg.exceptions import TooManyConnectionsError
+from asyncpg.exceptions import ReadOnlySQLTransactionError, TooManyConnectionsError
 
 from service.db.commit import CommitOutcome
 from service.errors import OutcomeUnknown, Unavailable
@@ -115,3 +115,39 @@ async def test_a_connection_that_cannot_be_prepared_is_given_up(
         assert (await committer.commit(booking(MONDAY + timedelta(hours=1)))).outcome is CommitOutcome.TAKEN
     assert len(opened) == 2
     assert opened[0].is_closed()
+
+
+async def test_what_is_written_is_unknown_until_it_was_told(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crowded(*_: Any) -> Any:
+        raise TooManyConnectionsError("too many")
+
+    monkeypatch.setattr("service.db.commit.outcomes_of", crowded)
+    async with committing(database_url) as (committer, _), looking_into(database_url) as sql:
+        with pytest.raises(OutcomeUnknown):
+            await committer.commit(booking(MONDAY))
+        assert await sql.fetchval("SELECT count(*) FROM appointments") == 1
+
+
+async def test_an_error_nobody_knows_after_a_lost_answer_does_not_mean_that_nothing_was_written(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with committing(database_url) as (committer, _), looking_into(database_url) as sql:
+        prepare = committer._statement
+        attempts: list[str] = []
+
+        class Statement:
+            async def fetch(self, *given: Any) -> Any:
+                attempts.append("lost" if not attempts else "refused")
+                if attempts[-1] == "refused":
+                    raise ReadOnlySQLTransactionError("this is a standby")
+                await (await prepare()).fetch(*given)
+                raise ConnectionResetError
+
+        async def statement() -> Any:
+            return Statement()
+
+        monkeypatch.setattr(committer, "_statement", statement)
+        with pytest.raises(OutcomeUnknown):
+            await committer.commit(booking(MONDAY))
+        assert attempts == ["lost", "refused"]
+        assert await sql.fetchval("SELECT count(*) FROM appointments") == 1

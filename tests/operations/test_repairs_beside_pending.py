@@ -5,6 +5,7 @@ Nobody looks again once the token is gone: what a repair wrongly took for taken 
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from service.app import Services
+from service.claims.connection import PoolBusy
 from service.claims.messages import Release
 from service.claims.scripts import ReleaseOutcome
 from service.db.appointments import Change, ChangeOutcome
@@ -23,6 +25,7 @@ from service.operations.local_rates import RateSeen
 from service.operations.settle_change import placement_of
 from tests.operations import steps
 from tests.operations.test_move import WHO, died, held, later
+from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
 
@@ -98,6 +101,53 @@ async def test_killed_when_it_has_released_a_move_the_reconciler_leaves_nothing_
     assert await services.reconcile() == 1
     assert await services.grid.pending() == {}
     assert await steps.differences(services, org) == 0
+
+
+async def test_a_move_that_was_given_up_is_not_committed_any_more(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    store = services.appointments
+    commit = store.change
+    late: list[Change] = []
+
+    async def stand_still(wanted: Change) -> ChangeOutcome:
+        late.append(wanted)
+        raise asyncio.CancelledError
+
+    await services.gate.drain()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "change", stand_still)
+        with pytest.raises(asyncio.CancelledError):
+            await services.move(org, booked.appointment_id, later(booked, 24 * 60 * 7), **WHO)
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    # Its place of that day is somebody else's by now.
+    assert await commit(late[0]) is ChangeOutcome.STALE
+    assert await services.change.get(org, booked.appointment_id) == booked
+    await eventually(lambda: not services.breaker.behind, what="the grid told of the fence")
+    assert await steps.differences(services, org) == 0
+
+
+async def test_what_redis_could_not_be_told_for_a_moment_it_is_told_in_the_next(
+    services: Services, org: int, monkeypatch: Any
+) -> None:
+    settle = services.gate._scripts.settle_claim
+    refused: list[bool] = []
+
+    async def busy(*given: Any) -> Any:
+        if not refused:
+            refused.append(True)
+            raise PoolBusy("no connection")
+        return await settle(*given)
+
+    monkeypatch.setattr(services.gate._scripts, "settle_claim", busy)
+    await book(services, org)
+
+    async def settled() -> bool:
+        return bool(refused) and not await services.grid.pending()
+
+    await eventually(settled, what="the settlement")
+    assert services.breaker.closed
 
 
 async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
