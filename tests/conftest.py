@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +26,17 @@ from service.db.sample import load_sample
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.redis import EmbeddedRedis
 from tests.servers import folder_of_its_own, free_port
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests of two processes run beside each other; one marked `alone` waits for the others, and they for it.
+
+    Around everything else, so that nobody's time runs while it waits.
+    """
+    with Path(__file__).open() as whoever_runs_these_tests:
+        fcntl.flock(whoever_runs_these_tests, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

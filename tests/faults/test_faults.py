@@ -12,6 +12,7 @@ SEED = 5
 SECONDS = 30.0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 async def test_every_promise_holds_through_a_fault_of_each_kind() -> None:
     rounds = draw(SEED, SECONDS, named(SHORT))

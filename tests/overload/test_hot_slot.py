@@ -9,6 +9,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.api.client import Answer, Client, all_at_once, assert_problem, booking, open_client
 from tests.api.stack import running
 from tests.servers import eventually
@@ -31,6 +33,7 @@ async def want(client: Client, start: str, person: int, refused: Counter[int]) -
     raise AssertionError(f"{person} was refused {MOST_TRIES} times")
 
 
+@pytest.mark.alone
 async def test_a_hot_slot_has_exactly_its_winners(folder: Path) -> None:
     async with running(folder, MAX_REQUESTS_IN_FLIGHT=IN_FLIGHT) as stack:
         async with open_client(stack.url, await stack.add_key("read", "write")) as client:
