@@ -11,6 +11,7 @@ import orjson
 
 from service.app import Services
 from service.claims.breaker import Trip
+from service.domain.grid import day_of
 from service.errors import GateClosed
 from service.operations.local_rates import RateSeen
 from tests.api.client import Client
@@ -79,6 +80,20 @@ async def test_who_books_without_redis_has_the_grid_told_at_once(services: Servi
     )
     assert (free.of_grid, free.total) == (True, 0)
     assert await services.gate_store.waiting() == 0
+
+
+async def test_where_redis_goes_away_while_a_day_is_derived_the_booking_goes_on(services: Services, org: int) -> None:
+    start = (await free_starts(services, org, "cal-2"))[10]
+    day = day_of(start)
+    await services.grid.forget_days(org, range(day - 1, day + 2))
+
+    async def gone(*_: Any) -> None:
+        services.breaker.trip(Trip.FAULT)
+        raise GateClosed("just now")
+
+    with patch.object(services.keeper, "derive", gone):
+        booked = await services.book(wish(start, "cal-2", coach_id="coach-4"), caller(org), RateSeen())
+    assert orjson.loads(booked.body)["coach_id"] == "coach-4"
 
 
 async def _lists(client: Client, start: str) -> bool:
