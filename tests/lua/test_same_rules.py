@@ -303,3 +303,25 @@ def test_the_situations_reach_every_kind_of_answer() -> None:
         if drawn.placement.occupied_start // CELLS_PER_DAY != (drawn.placement.occupied_end - 1) // CELLS_PER_DAY:
             kinds.add("across midnight")
     assert len(kinds) == 6
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("gap", [False, True])
+async def test_in_wide_teams_words_without_anybody_free_are_passed_over_and_no_other(
+    world: World, seed: int, gap: bool
+) -> None:
+    """Nearly everybody is taken, so that whole words are; of a team with a gap no word may be taken for another."""
+    chance = random.Random(seed)
+    columns = 32 * 40
+    team = tuple(column for column in range(columns) if not (gap and 320 <= column < 352))
+    free = sorted(chance.sample(team, chance.choice([1, 3, 40])))
+    turn = chance.randrange(65_536)
+    await world.publish(roster_of([coach(column, limit=100) for column in range(columns)], team))
+    taken = {column: cells_mask(DAY, DAY * CELLS_PER_DAY, (DAY + 1) * CELLS_PER_DAY) for column in range(columns)}
+    await world.derive(occupied={column: cells for column, cells in taken.items() if column not in free})
+    reply = await world.claim(world.wish(at(100), turn=turn))
+    assert reply.outcome is ClaimOutcome.CLAIMED
+    wanted = considered_columns(free, sorted({column // 32 for column in team}), turn)
+    considered: bytes = reply.second
+    assert [int.from_bytes(considered[n : n + 2], "big") for n in range(0, len(considered), 10)] == wanted
