@@ -179,8 +179,8 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "service.cli", *words]
 
 
-# By default glibc gives the memory of a large answer back at once, and the kernel clears each page of the next one anew:
-# a week of 10,000 coaches took 1.6 times as long. mallopt(3); another malloc passes over these.
+# By default glibc gives the memory of a large answer back at once, and the kernel clears each page of the next one
+# anew: a week of 10,000 coaches took 1.6 times as long. See mallopt(3); another malloc passes over these.
 _KEEPS_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(32 * 1024 * 1024),
     "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
