@@ -41,6 +41,8 @@ CALM: dict[str, object] = {
     "MOCK_CRM_FAILURE_RATE": 0,
     "MOCK_DELAY_SCALE": 0,
     "MOCK_SEED": 7,
+    # A machine that stands still for a moment is not a Redis that is away.
+    "REDIS_TIMEOUT_MS": 3_000,
     "WEBHOOK_RETRY_DELAY_MS": 20,
 }
 
