@@ -116,7 +116,9 @@ class Reconcile:
         appointment_id, move = UUID(hex=entry.appointment), UUID(hex=token)
         event = await self._appointments.event_of_token(entry.org, appointment_id, move)
         if event is None:
-            # What has not been committed by now shall not be any more: its place of the day is given away.
+            # What has not been committed by now shall not be any more: its place of the day is given away. A repair of
+            # the fence is of a later revision then than the claim, also one that finds no difference.
+            await self._grid.count_up(entry.org)
             await self._settle.fence(
                 entry.org, entry.column, _placement(entry.start_cell, entry.cells), entry.local_day
             )

@@ -60,7 +60,8 @@ async def test_the_sums_are_of_all_processes_and_survive_one_of_them(api: Client
     bucket = f'booking_http_request_duration_seconds_bucket{{le="+Inf",{BOOK}}}'
     assert now[bucket] == now[count]
     assert claims(now, "claimed") - claims(before, "claimed") == statuses[201]
-    assert claims(now, "taken") - claims(before, "taken") == statuses[409]
+    # Whoever is refused in a moment in which Redis is not asked is refused by Postgres, which counts no claim.
+    assert 0 < claims(now, "taken") - claims(before, "taken") <= statuses[409]
     batched = "booking_commit_batch_size_sum"
     assert now[batched] - before[batched] == statuses[201]
     assert now["booking_commit_batch_size_count"] - before["booking_commit_batch_size_count"] <= statuses[201]
