@@ -103,12 +103,11 @@ async def test_killed_when_it_has_released_a_move_the_reconciler_leaves_nothing_
     assert await steps.differences(services, org) == 0
 
 
-@pytest.mark.parametrize("healed_before", [False, True], ids=["", "whose fence was repaired before"])
 async def test_a_move_that_was_given_up_is_not_committed_any_more(
-    services: Services, org: int, booked: Appointment, healed_before: bool, monkeypatch: Any
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
 ) -> None:
-    store, gate = services.appointments, services.gate
-    commit, release = store.change, gate.release
+    store = services.appointments
+    commit = store.change
     late: list[Change] = []
 
     async def stand_still(wanted: Change) -> ChangeOutcome:
@@ -120,13 +119,6 @@ async def test_a_move_that_was_given_up_is_not_committed_any_more(
         patch.setattr(store, "change", stand_still)
         with pytest.raises(asyncio.CancelledError):
             await services.move(org, booked.appointment_id, later(booked, 24 * 60 * 7), **WHO)
-
-    async def heal_first(wanted: Release) -> ReleaseOutcome:
-        await services.heal()
-        return await release(wanted)
-
-    if healed_before:
-        monkeypatch.setattr(gate, "release", heal_first)
     await steps.expire_pending(services)
     assert await services.reconcile() == 1
     # Its place of that day is somebody else's by now.
