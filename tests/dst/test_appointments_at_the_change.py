@@ -83,7 +83,7 @@ class Around:
     async def compare(self) -> None:
         """The coach's occupied cells and the counts of its dates are those of its live appointments."""
         # On a machine without time to spare Redis may have answered too late, and been told afterwards.
-        await eventually(lambda: not self.services.breaker.behind, what="the grid told of everything")
+        await eventually(lambda: not self.services.breaker.behind, within_s=60, what="the grid told of everything")
         roster = await self.services.rosters.get(self.org)
         wanted: set[int] = set()
         for start, (calendar, _) in self.live.items():
