@@ -30,7 +30,7 @@ class KeepDeficits:
         return seen, differing
 
     async def _compare(self, org: int, looks: int) -> tuple[list[int], dict[int, int], bool]:
-        """The same, and whether the last look was made while nothing was pending."""
+        """The same, and whether nothing was pending throughout the last look."""
         seen, differing = list[int](), dict[int, int]()
         for look in range(looks):
             if look:
@@ -40,8 +40,10 @@ class KeepDeficits:
             if await self._grid.has_roster(org) is None:
                 return [], {}, True
             before = await self._grid.deficits(org, columns)
+            # Twice: a claim in `before` may be committed after Postgres was read, and settled before the second look.
+            pending = bool(await self._grid.pending_of(org))
             wanted = await self._store.deficits(roster)
-            pending = any(entry.org == org for entry in (await self._grid.pending()).values())
+            pending = bool(await self._grid.pending_of(org)) or pending
             after = await self._grid.deficits(org, columns)
             seen = after
             differing = {c: wanted.get(c, 0) for c in range(columns) if after[c] != wanted.get(c, 0)}

@@ -11,6 +11,7 @@ import pytest
 
 from service.app import Services
 from service.db.statements import statement
+from service.domain.calendar import Roster
 from service.domain.grid import CELLS_PER_DAY, day_of
 from service.errors import SlotUnavailable, Unavailable
 from service.operations.book import Booked
@@ -189,3 +190,26 @@ async def test_deficits_that_a_booking_changed_meanwhile_are_not_overwritten(ser
     assert not await services.grid.set_deficits(org, {0: 5}, seen)
     assert await services.grid.deficits(org, columns) == after
     assert await services.grid.set_deficits(org, {0: 5}, after)
+
+
+async def test_a_booking_committed_and_settled_after_postgres_was_read_makes_no_difference(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = (await free_starts(services, org))[20]
+    claimed = await steps.claim(services, org, wish(start))
+    columns = (await services.rosters.get(org)).width * 8
+    right = await services.grid.deficits(org, columns)
+    assert any(right), "more than one could have taken it"
+    read = services.roster_store.deficits
+    waiting = [claimed]
+
+    async def read_before(roster: Roster) -> dict[int, int]:
+        found = await read(roster)
+        while waiting:
+            await steps.commit(services, waiting[0])
+            await steps.settle(services, waiting.pop())
+        return found
+
+    monkeypatch.setattr(services.roster_store, "deficits", read_before)
+    assert await services.deficits.repair(org) == 0
+    assert await services.grid.deficits(org, columns) == right
