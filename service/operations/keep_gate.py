@@ -107,6 +107,7 @@ class KeepGate:
             _log.info("grid not repaired yet", error=problem.message)
             return False
         except Exception:
+            # As in `look`: who stopped here would go by Postgres for ever.
             _log.exception("grid not repaired")
             return False
         self._breaker.caught_up(falls)
