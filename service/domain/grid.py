@@ -8,8 +8,9 @@ significant bit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 CELL_MINUTES = 5
 CELLS_PER_DAY = 288
@@ -72,8 +73,7 @@ def columns_in(row: int, width: int) -> Iterator[int]:
         row &= ~(1 << (length - 1))
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """The part of a placement that falls on one UTC day.
 
     `first`/`count` are the occupied cells of that day, `open_first`/`open_count` those of the appointment
@@ -87,8 +87,7 @@ class Segment:
     open_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """The absolute cells an appointment takes: `[start, end)` itself, `[occupied_start, occupied_end)` with buffers."""
 
     start: int

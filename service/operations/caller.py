@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from service.claims.messages import Rate
 from service.errors import Forbidden
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """One authenticated request's identity; `actor` is what its events say of who did it."""
 
     org: int

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from dataclasses import replace
 from functools import partial
 
 import msgspec
 import uuid_utils
+from msgspec.structs import replace
 
 from service.claims.grid import GridStore
 from service.claims.messages import Admission, Search, SlotClaim

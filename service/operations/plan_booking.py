@@ -6,10 +6,10 @@ Everything that can be refused without asking Redis or Postgres is refused here,
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+import msgspec
 from uuid_utils.compat import uuid5
 
 from service.domain.appointment import Appointment, Status
@@ -19,8 +19,7 @@ from service.domain.grid import CELL_MINUTES, Placement, instant_of
 from service.errors import InvalidRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BookingRequest:
+class BookingRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A checked wish for an appointment; times are aware, `fingerprint` (32 hex digits) stands for the request."""
 
     calendar_id: str
@@ -40,8 +39,7 @@ class BookingRequest:
 Zones: TypeAlias = tuple[tuple[int | None, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A request measured against a roster: what would be claimed."""
 
     roster: Roster

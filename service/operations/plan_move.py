@@ -6,7 +6,7 @@ grid the calendar asks for by now, and one that keeps its length keeps it althou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -151,4 +151,4 @@ def _release(
     if before.column != after.column:
         return release
     keeping = placement_of(after if side is Side.OLD else before)
-    return replace(release, keeping=keeping, counted=before.local_day != after.local_day)
+    return msgspec.structs.replace(release, keeping=keeping, counted=before.local_day != after.local_day)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from service.claims.messages import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from service.claims.grid import ColumnState
 from service.claims.messages import OwnTime, Release, Search, Settlement, Side, SlotClaim

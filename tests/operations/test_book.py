@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from service.app import Services
 from service.errors import IdempotencyKeyReused, SlotUnavailable
