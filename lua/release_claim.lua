@@ -7,15 +7,17 @@
 -- KEYS[2]  hash    coach-days under repair
 -- KEYS[n]  the keys the items name by their index: occupied planes, full planes, day counts, limits, deficits,
 --          rosters, idempotency marks
--- ARGV[1]  msgpack items; an item is [token, roster, segments, full, counts, limits, deficits, mark, side]
+-- ARGV[1]  msgpack items; an item is [token, roster, segments, full, counts, limits, deficits, mark, side, frees]
 --          segments [[occupied, first, count] ...], each within a UTC day
 --          full     false when the day keeps its count
 --          mark     the idempotency mark of a failed claim, false when there was no key
 --          side     'new' or 'old': which time of the entry; only a move has an old one
+--          frees    false when only the token goes: cells and count are put right by whoever asks
 --
 -- Reply: one outcome an item
 --   released  the cells are free
 --   absent    nothing was pending under the token
+--   late      a change past its deadline is the reconciler's, which may have freed the time already: nothing was done
 --   broken    the item could not be evaluated
 
 local call = redis.call
@@ -23,6 +25,8 @@ local pending, repairs = KEYS[1], KEYS[2]
 local items = cmsgpack.unpack(ARGV[1])
 local under_repair = call('HLEN', repairs) > 0
 local UNITS = 1000000
+local time = call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function disturb_run(org, column, start, count, local_day)
   local days = { [local_day] = true }
@@ -42,6 +46,7 @@ local function release(item)
   local packed = call('HGET', pending, token)
   if not packed then return 'absent' end
   local entry = cmsgpack.unpack(packed)
+  if item[10] and entry[1] ~= 'claim' and entry[2] <= now_ms then return 'late' end
   local column, considered = entry[5], entry[11]
   if item[9] == 'old' then column, considered = entry[12], entry[16] end
   if under_repair then disturb(entry) end

@@ -258,6 +258,7 @@ class Gate:
                     name(keys.deficits(org)),
                     mark,
                     item.side.value,
+                    item.frees,
                 ]
             )
         return await self._breaker.ask(self._scripts.release_claim(name.names, packed))

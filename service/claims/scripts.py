@@ -50,6 +50,7 @@ class ReleaseOutcome(StrEnum):
 
     RELEASED = "released"
     ABSENT = "absent"
+    LATE = "late"
     BROKEN = "broken"
 
 

@@ -86,7 +86,8 @@ class SettleChange:
     async def free(self, release: Release, *places: Appointment) -> None:
         """Free the time a token holds. Where Redis has lost it, the coach-days of `places` are put right from Postgres.
 
-        `places` are the states of the appointment whose times the change touched.
+        `places` are the states of the appointment whose times the change touched. Past its deadline a token is left
+        to the reconciler.
         """
         try:
             released = await self._gate.release(release)
@@ -96,7 +97,9 @@ class SettleChange:
             for place in places:
                 await self._note(coach_days_of(place))
             return
-        if released is not ReleaseOutcome.RELEASED:
+        if released is ReleaseOutcome.LATE:
+            _log.info("time left to the reconciler", token=release.token)
+        elif released is not ReleaseOutcome.RELEASED:
             # A day derived between the loss and the commit shows what was so before.
             for place in places:
                 await self.repair(place)

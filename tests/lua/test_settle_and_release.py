@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from service.claims.messages import Answer, Release, Settlement
+from service.claims.gate import Gate
+from service.claims.keys import Shards
+from service.claims.messages import Admission, Answer, Release, Settlement
 from service.claims.scripts import ClaimOutcome, ReleaseOutcome, SettleOutcome
 from service.domain.assignment import Strategy
 from tests.lua.world import CLAIM_TTL_MS, DAY, ORG, World, at, coach, roster_of
@@ -160,4 +163,38 @@ async def test_a_noted_release_that_is_dropped_frees_nothing(world: World) -> No
     before = await world.snapshot()
     await world.gate.note_release(ORG, "token-2", wish.token, 0, wish.placement, DAY, world.roster.width, b"")
     assert await world.gate.settle(Settlement(ORG, "token-2", None, ())) is SettleOutcome.SETTLED
+    assert await world.snapshot() == before
+
+
+@pytest.mark.outcome("note_release", "noted")
+@pytest.mark.outcome("release_claim", "late", "released")
+async def test_past_its_deadline_a_noted_release_is_the_reconcilers(world: World) -> None:
+    await world.ready()
+    before = await world.snapshot()
+    wish = world.wish(at(NOON))
+    reply = await world.claim(wish)
+    await world.gate.settle(Settlement(ORG, wish.token, None, ()))
+    entry = [0, ORG, wish.token, 0, wish.placement.occupied_start, 6, DAY, world.roster.width]
+    await world.scripts.note_release(world.keys.pending, "token-2", entry, reply.second)
+    noted = await world.snapshot()
+    release = Release(ORG, "token-2", wish.placement, DAY)
+    assert await world.gate.release(release) is ReleaseOutcome.LATE
+    assert await world.snapshot() == noted
+    # The reconciler has put cells and count right by then; what is left are the token and the deficits.
+    assert await world.gate.release(replace(release, frees=False)) is ReleaseOutcome.RELEASED
+    assert await world.grid.pending() == {}
+    after = await world.snapshot()
+    assert after[world.keys.deficits(ORG)] == before[world.keys.deficits(ORG)]
+    assert after[world.keys.occupied(ORG, DAY)] == noted[world.keys.occupied(ORG, DAY)]
+
+
+@pytest.mark.outcome("release_claim", "released")
+async def test_a_claim_is_released_by_its_own_process_also_past_its_deadline(world: World) -> None:
+    """Either of the two ends it at one stroke, so none can meet what the other has begun."""
+    await world.ready()
+    before = await world.snapshot()
+    wish = world.wish(at(NOON))
+    slow = Gate(world.scripts, Shards(1), world.gate._breaker, claim_ttl_ms=0, answer_ttl_ms=60_000)
+    await slow.admit(Admission(ORG, claim=wish))
+    assert await world.release(wish) is ReleaseOutcome.RELEASED
     assert await world.snapshot() == before

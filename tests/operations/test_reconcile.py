@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from service.app import Services
 from service.claims.scripts import ReleaseOutcome
@@ -168,6 +168,30 @@ async def test_a_token_consumed_twice_frees_nothing_of_whoever_came_after(
     assert await services.gate.release(steps.release_of(appointment, token)) is ReleaseOutcome.ABSENT
     await services.reconcile._release(token.hex, entries[token.hex])
     assert not await _free(services, org, appointment.start_time)
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_process_that_wakes_while_its_cancellation_is_ended_frees_nothing(
+    services: Services, org: int, request_of_4: BookingRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reconciler has put the time right and not yet dropped the token, and somebody has booked it: it is theirs."""
+    appointment = await services.change.get(org, await _booked(services, org, request_of_4))
+    token = await steps.note_release(services, appointment)
+    await steps.commit_cancellation(services, appointment, token)
+    await steps.expire_pending(services)
+    put_right = services.reconcile._settle.repair_ended
+    woke: list[ReleaseOutcome] = []
+
+    async def put_right_and_wake(*arguments: Any) -> None:
+        await put_right(*arguments)
+        await services.book(request_of_4, caller(org), RateSeen())
+        woke.append(await services.gate.release(steps.release_of(appointment, token)))
+        assert not await _free(services, org, appointment.start_time)
+
+    monkeypatch.setattr(services.reconcile._settle, "repair_ended", put_right_and_wake)
+    assert await services.reconcile() == 1
+    assert woke == [ReleaseOutcome.LATE]
+    assert token.hex not in await services.grid.pending()
     assert await steps.differences(services, org) == 0
 
 
