@@ -1,7 +1,8 @@
 """One call for everybody who is waiting: the shape both the Redis gate and the Postgres commit share.
 
-While a call is in flight the next batch collects; there is no timer, so an idle service answers at once and
-a busy one makes fewer, larger calls. A caller that goes away does not take the batch with it.
+While a call is in flight the next batch collects; there is no timer where somebody waits for the answer, so an
+idle service answers at once and a busy one makes fewer, larger calls. A caller that goes away does not take the batch
+with it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Batcher(Generic[Item, Result]):
     """Collects items and hands them to `call` in batches of at most `most`, `lanes` calls at a time.
 
     `call` gets the items in the order they came and returns one result each. When it raises, everybody
-    in that batch gets the exception. `observe` is told the size of each batch.
+    in that batch gets the exception. `observe` is told the size of each batch. For work that nobody waits for, a
+    batch collects for `gathering_s` before it is handed over, or until it is `enough`.
     """
 
     def __init__(
@@ -27,14 +29,18 @@ class Batcher(Generic[Item, Result]):
         *,
         most: int,
         lanes: int = 1,
+        gathering_s: float = 0.0,
+        enough: int = 1,
         observe: Callable[[int], None] | None = None,
     ) -> None:
         self._call = call
         self._most = most
         self._free_lanes = lanes
+        self._gathering_s = gathering_s
+        self._enough = enough if gathering_s else 1
         self._observe = observe
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
-        self._scheduled = False
+        self._scheduled: asyncio.Handle | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -46,10 +52,8 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
-        if self._free_lanes and not self._scheduled:
-            # call_soon, not now: every request parsed in this turn of the loop joins the batch.
-            self._scheduled = True
-            loop.call_soon(self._start)
+        if self._free_lanes:
+            self._schedule(loop)
         return future
 
     async def drain(self) -> None:
@@ -58,10 +62,19 @@ class Batcher(Generic[Item, Result]):
             if self._running:
                 await asyncio.wait(self._running)
             else:
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._gathering_s)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._waiting) == self._enough:
+            if self._scheduled is not None:
+                self._scheduled.cancel()
+            # call_soon, not now: every request parsed in this turn of the loop joins the batch.
+            self._scheduled = loop.call_soon(self._start)
+        elif self._scheduled is None:
+            self._scheduled = loop.call_later(self._gathering_s, self._start)
 
     def _start(self) -> None:
-        self._scheduled = False
+        self._scheduled = None
         while self._free_lanes and self._waiting:
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             self._free_lanes -= 1
@@ -85,4 +98,7 @@ class Batcher(Generic[Item, Result]):
                 raise
         finally:
             self._free_lanes += 1
-            self._start()
+            if len(self._waiting) >= self._enough:
+                self._start()
+            elif self._waiting and self._scheduled is None:
+                self._scheduled = asyncio.get_running_loop().call_later(self._gathering_s, self._start)

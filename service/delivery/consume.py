@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 from service.delivery.patience import stopped_within
-from service.delivery.stream import Entry, Stream
+from service.delivery.stream import GATHERING_S, Entry, Stream
 
 BLOCK_MS = 250
 MOST_READ = 32
@@ -29,13 +29,18 @@ class Work(Protocol):
 
 
 async def consume(stream: Stream, work: Work, stop: asyncio.Event) -> None:
-    """Read new entries as long as there is room for them, until `stop`. Raises Unavailable."""
+    """Read new entries as long as there is room for them, until `stop`. Raises Unavailable.
+
+    What comes after an idle time is read at once; then as much is read together as comes in a moment.
+    """
     while not stop.is_set():
         room = await work.room()
         if room:
             entries = await stream.read(min(room, MOST_READ), BLOCK_MS)
             if entries:
                 await work.take(stream, entries)
+                if len(entries) < MOST_READ:
+                    await asyncio.sleep(GATHERING_S)
 
 
 async def reclaim(stream: Stream, work: Work, stop: asyncio.Event) -> None:

@@ -20,7 +20,7 @@ from service.clock import Clock, SystemClock
 from service.db.deliveries import AttemptRecord, DeliveryRecord, DeliveryStore, DueEvent
 from service.delivery.destinations import Destination, Outcome, Told
 from service.delivery.patience import patiently
-from service.delivery.stream import MOST_AT_ONCE, Entry, Stream
+from service.delivery.stream import GATHERING_S, MOST_AT_ONCE, Entry, Stream
 from service.delivery.under_way import UnderWay
 from service.domain.event import EventRef
 from service.domain.retry import backoff_ms
@@ -77,7 +77,9 @@ class Dispatcher:
         self._chance = chance
         self._reach = reach
         self._under_way = UnderWay(destination.name, at_once)
-        self._recording: Batcher[DeliveryRecord, None] = Batcher(self._record, most=MOST_AT_ONCE)
+        self._recording: Batcher[DeliveryRecord, None] = Batcher(
+            self._record, most=MOST_AT_ONCE, gathering_s=GATHERING_S, enough=max(1, at_once // 4)
+        )
         self._seconds = metrics.delivery_seconds.labels(label)
         self._counted = {state: metrics.deliveries.labels(label, state) for state in ("delivered", "retrying", "dead")}
 

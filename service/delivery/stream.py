@@ -21,6 +21,9 @@ from service.errors import Unavailable
 
 GROUP = "workers"
 MOST_AT_ONCE = 128
+# What nobody waits for is collected for so long, or until it is so many: a call for all, where there was one for each.
+GATHERING_S = 0.05
+_ENOUGH = 16
 _PAGE = 500
 # A consumer silent for so long is dead, for a live one asks every second.
 _DEAD_CONSUMER_MS = 3_600_000
@@ -86,7 +89,9 @@ class Stream:
         self._consumer = consumer
         self.reclaim_idle_ms = reclaim_idle_ms
         self._has_group = False
-        self._finishing: Batcher[Entry, None] = Batcher(self._finish, most=MOST_AT_ONCE)
+        self._finishing: Batcher[Entry, None] = Batcher(
+            self._finish, most=MOST_AT_ONCE, gathering_s=GATHERING_S, enough=_ENOUGH
+        )
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """At most `count` entries nobody has read, waiting up to `block_ms` for the first."""

@@ -1,0 +1,126 @@
+"""What nobody waits for is done together: one call for what comes in a moment, at once when it is enough."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from service.batching import Batcher
+from service.delivery import consume as consuming
+from service.delivery.consume import MOST_READ, consume
+from service.delivery.stream import Entry, Stream
+from tests.servers import eventually
+
+NEVER_S = 3600.0
+
+
+class _Calls:
+    """Remembers the batches it was called with."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.held: asyncio.Event | None = None
+
+    async def __call__(self, items: list[int]) -> Sequence[int]:
+        self.batches.append(items)
+        if self.held is not None:
+            await self.held.wait()
+        return items
+
+
+async def test_what_comes_one_after_another_is_one_call() -> None:
+    calls = _Calls()
+    batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=0.05, enough=5)
+    answers: list[asyncio.Future[int]] = []
+    for number in range(3):
+        answers.append(batcher.submit(number))
+        await asyncio.sleep(0)  # a turn of the loop, which is all that a batch waits for elsewhere
+    assert await asyncio.gather(*answers) == [0, 1, 2]
+    assert calls.batches == [[0, 1, 2]]
+
+
+async def test_enough_is_not_kept_waiting() -> None:
+    calls = _Calls()
+    batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=NEVER_S, enough=3)
+    first = [batcher.submit(number) for number in range(2)]
+    await asyncio.sleep(0.01)
+    assert calls.batches == []
+    assert await asyncio.gather(*first, batcher.submit(2)) == [0, 1, 2]
+    assert calls.batches == [[0, 1, 2]]
+
+
+async def test_enough_that_came_during_a_call_follows_it_at_once() -> None:
+    calls = _Calls()
+    calls.held = asyncio.Event()
+    batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=NEVER_S, enough=2)
+    first = [batcher.submit(number) for number in (0, 1)]
+    await asyncio.sleep(0.01)
+    later = [batcher.submit(number) for number in (2, 3, 4)]
+    calls.held.set()
+    assert await asyncio.gather(*first, *later) == [0, 1, 2, 3, 4]
+    assert calls.batches == [[0, 1], [2, 3, 4]]
+
+
+async def test_too_little_that_came_during_a_call_is_gathered_again() -> None:
+    calls = _Calls()
+    calls.held = asyncio.Event()
+    batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=0.02, enough=2)
+    first = [batcher.submit(number) for number in (0, 1)]
+    await asyncio.sleep(0.01)
+    left = batcher.submit(2)
+    calls.held.set()
+    await asyncio.gather(*first)
+    await asyncio.sleep(0)
+    assert calls.batches == [[0, 1]]
+    await batcher.drain()
+    assert left.result() == 2
+
+
+class _Pages:
+    """A stream that has pages, and what takes them over."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.left = list(sizes)
+        self.taken: list[int] = []
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        if not self.left:
+            await asyncio.sleep(block_ms / 1000)
+            return []
+        return [Entry(f"{number}-0", {}) for number in range(min(count, self.left.pop(0)))]
+
+    async def room(self) -> int:
+        return 100
+
+    async def take(self, stream: Stream, entries: list[Entry]) -> None:
+        self.taken.append(len(entries))
+
+    async def drain(self, timeout_s: float) -> int:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("pages", "taken"),
+    [
+        pytest.param((MOST_READ, MOST_READ, 1, 1), [MOST_READ, MOST_READ, 1], id="full ones follow each other"),
+        pytest.param((1, 1), [1], id="after a part of one more may come"),
+    ],
+)
+async def test_a_page_that_is_not_full_is_followed_by_a_moment(
+    monkeypatch: pytest.MonkeyPatch, pages: tuple[int, ...], taken: list[int]
+) -> None:
+    monkeypatch.setattr(consuming, "GATHERING_S", NEVER_S)
+    work = _Pages(*pages)
+    reading = asyncio.ensure_future(consume(cast("Any", work), work, asyncio.Event()))
+
+    async def read_so_far() -> bool:
+        return work.taken == taken
+
+    await eventually(read_so_far, what="the pages that are read together")
+    await asyncio.sleep(0.05)
+    assert work.taken == taken
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
