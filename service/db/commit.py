@@ -262,4 +262,7 @@ def _columns(bookings: list[NewBooking]) -> tuple[list[Any], ...]:
                 booking.revision,
             )
         )
-    return tuple(list(column) for column in zip(*rows, strict=True))
+    # `unnest` fills up shorter arrays with nulls, and the driver looks at every element, a null too.
+    return tuple(
+        list(column) if any(value is not None for value in column) else [] for column in zip(*rows, strict=True)
+    )

@@ -1,0 +1,53 @@
+"""Connections of the pool are handed on without being reset, so nobody may leave anything in one."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from service.db.connection import Database
+from service.db.statements import statements
+from tests.db.rows import looking_into
+
+_LAST = "SELECT query FROM pg_stat_activity WHERE application_name = 'booking' AND datname = current_database()"
+_LEAVES_SOMETHING = re.compile(
+    r"^\s*(SET|RESET|LISTEN|DECLARE|PREPARE|DISCARD)\b|pg_(try_)?advisory_lock|set_config|\bTEMP(ORARY)?\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+@pytest.fixture
+async def database(database_url: str) -> Any:
+    database = Database(database_url, most=1)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def test_a_statement_is_the_last_that_its_connection_ran(database: Database, database_url: str) -> None:
+    """A reset after every use would be a roundtrip and a transaction more."""
+    await database.fetch("all_organizations")
+    async with looking_into(database_url) as sql:
+        assert await sql.fetchval(_LAST) == statements()["all_organizations"]
+
+
+async def test_what_was_left_open_is_rolled_back(database: Database) -> None:
+    async with database.writing() as connection:
+        await connection.execute("BEGIN")
+        await connection.execute("DELETE FROM appointments")
+        process = await connection.fetchval("SELECT pg_backend_pid()")
+    async with database.writing() as connection:
+        assert await connection.fetchval("SELECT pg_backend_pid()") == process
+        assert not connection.is_in_transaction()
+
+
+def test_no_statement_changes_its_session() -> None:
+    """`UPDATE ... SET` begins with another word; `FOR UPDATE` and the like last for a statement or a transaction."""
+    found = [
+        name
+        for name, text in statements().items()
+        if _LEAVES_SOMETHING.search(re.sub(r"^\s*SET\s+\w+\s*=", "", text, flags=re.MULTILINE))
+    ]
+    assert found == []
