@@ -6,9 +6,13 @@ Keys, secrets and bodies are never logged; nothing here could print them.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
@@ -16,7 +20,9 @@ from structlog.typing import FilteringBoundLogger, Processor
 def configure_logging(level: str, fmt: str, process: str) -> None:
     """Send structlog and the standard library's logging to stderr as `fmt` (json or console) from `level` on."""
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    renderer: Processor = structlog.processors.JSONRenderer() if fmt == "json" else structlog.dev.ConsoleRenderer()
+    renderer: Processor = (
+        structlog.processors.JSONRenderer(serializer=_encode) if fmt == "json" else structlog.dev.ConsoleRenderer()
+    )
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -48,3 +54,15 @@ def configure_logging(level: str, fmt: str, process: str) -> None:
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger whose lines carry `component=name` and whatever is bound to the context."""
     return structlog.get_logger(component=name)
+
+
+# What is no plain value goes through its own repr, which may hide something.
+_PLAIN = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+def _encode(event: Any, default: Callable[[Any], Any], **_options: Any) -> str:
+    """A line of JSON. The worker writes one for each notification, and the standard library takes ten times as long."""
+    try:
+        return orjson.dumps(event, default=default, option=_PLAIN).decode()
+    except orjson.JSONEncodeError:  # half a character, or a number of more than 64 bits
+        return json.dumps(event, default=default)

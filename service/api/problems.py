@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -62,12 +63,18 @@ ERROR_CODES = frozenset({code for _, code in _TABLE.values()} | set(_BY_STATUS.v
 
 def problem_of(error: errors.BookingError) -> Problem:
     """The answer to a domain error; one that is not in the table is a fault of ours."""
-    status, code = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), (500, "INTERNAL_ERROR"))
+    status, code, plain = _answer_to(type(error))
     if status == 500:
         return crashed()
-    plain = next((_PLAIN[kind] for kind in type(error).__mro__ if kind in _PLAIN), None)
     message = error.message if plain is None else plain
     return Problem(status, code, message, error.details, getattr(error, "retry_after_s", None))
+
+
+@cache
+def _answer_to(kind: type[errors.BookingError]) -> tuple[int, str, str | None]:
+    """(status, code, words in place of the error's own) of a class of errors, or of what it is derived from."""
+    status, code = next((_TABLE[one] for one in kind.__mro__ if one in _TABLE), (500, "INTERNAL_ERROR"))
+    return status, code, next((_PLAIN[one] for one in kind.__mro__ if one in _PLAIN), None)
 
 
 def crashed() -> Problem:

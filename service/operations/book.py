@@ -272,13 +272,14 @@ class Book:
 
         Until then the claim is pending and the key in progress; should this process die, the reconciler settles it.
         """
+        token = appointment.appointment_id.hex
         answer = None
         if request.idempotency_key is not None:
-            answer = Answer(request.idempotency_key, request.fingerprint, 201, appointment.appointment_id.hex, body)
+            answer = Answer(request.idempotency_key, request.fingerprint, 201, token, body)
         settlement = Settlement(
             org=appointment.org,
-            token=appointment.appointment_id.hex,
-            event=f"{appointment.org} {appointment.appointment_id.hex} 1",
+            token=token,
+            event=f"{appointment.org} {token} 1",
             streams=heard_by(EventType.CREATED, endpoints=plan.roster.has_endpoints),
             answer=answer,
         )

@@ -81,7 +81,10 @@ class Claiming:
         """The refusal of a time that nobody could take, with the next free ones."""
         placement = plan.placement
         # Of the length that was asked for, which need not be the calendar's.
-        calendar = replace(plan.calendar, slot_duration=(placement.end - placement.start) * CELL_MINUTES)
+        minutes = (placement.end - placement.start) * CELL_MINUTES
+        calendar = plan.calendar
+        if minutes != calendar.slot_duration:
+            calendar = replace(calendar, slot_duration=minutes)
         alternatives = await self._availability.next_free(
             plan.roster, calendar, plan.coach, placement.starts_at, revision, most=3
         )

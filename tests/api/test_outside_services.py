@@ -289,4 +289,4 @@ async def test_a_failure_and_the_log_carry_the_correlation_id_too(alone: Stack, 
     thread = f"thread-{uuid.uuid4().hex}"
     answer = await client.with_key(thread)("GET", "/api/availability", headers={"X-Correlation-ID": thread})
     assert assert_problem(answer, 503, "SERVICE_UNAVAILABLE")["correlation_id"] == thread
-    await eventually(lambda: f'"correlation_id": "{thread}"' in alone.log(), what="the line in the log")
+    await eventually(lambda: f'"correlation_id":"{thread}"' in alone.log(), what="the line in the log")
