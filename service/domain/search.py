@@ -1,11 +1,12 @@
 """Searching the grid: slots as arithmetic on whole days, the same few operations whatever the number of coaches.
 
-Planes of consecutive days are put one below the other, a row a cell, and worked on by numpy, some columns at a time: of
-ten thousand coaches a week of one plane is 2.5 MB.
+Planes of consecutive days are put one below the other, a row a cell, and worked on by numpy: of ten thousand coaches a
+week of one plane is 2.5 MB.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -80,26 +81,56 @@ class Planes:
         """
         fits = (rows >= before) & (rows + (cells + after) <= self.rows)
         rows = rows[fits]
-        found = np.zeros((len(fits), self._open[0].shape[1]), np.uint32)
-        for first in range(0, found.shape[1], WORDS_AT_ONCE):
-            part = slice(first, first + WORDS_AT_ONCE)
-            clear = ~np.concatenate([plane[:, part] for plane in self._occupied])
-            free = clear & np.concatenate([plane[:, part] for plane in self._open])
-            found[fits, part] = run_from(free, rows, cells)
-            if before or after:
-                found[fits, part] &= run_from(clear, rows - before, before + cells + after)
+        if not len(rows):
+            return np.zeros((len(fits), self._open[0].shape[1]), np.uint32)
+        free = self._runs(rows, cells, opened=True)
+        if before or after:
+            free &= self._runs(rows - before, before + cells + after, opened=False)
+        if len(rows) == len(fits):
+            return free
+        found = np.zeros((len(fits), free.shape[1]), np.uint32)
+        found[fits] = free
         return found
+
+    def _runs(self, rows: RowNumbers, count: int, *, opened: bool) -> Rows:
+        """For each of the rows the columns not occupied, and open if that is asked for, in `count` rows from there on.
+
+        Days are read row by row, as they lie in memory. Where all runs begin and end on a multiple of some cells, as on
+        a quarter of an hour, so many rows are put together before there is anything to write down.
+        """
+        step = math.gcd(CELLS_PER_DAY, count, int(np.gcd.reduce(rows)))
+        steps = CELLS_PER_DAY // step
+        matrix = np.empty((len(self._open) * steps, self._open[0].shape[1]), np.uint32)
+        whole = np.empty_like(self._open[0])
+        for day, (open_plane, occupied) in enumerate(zip(self._open, self._occupied, strict=True)):
+            stepped = matrix[day * steps : (day + 1) * steps]
+            out = stepped if step == 1 else whole
+            np.invert(occupied, out=out)
+            if opened:
+                np.bitwise_and(open_plane, out, out=out)
+            if step > 1:
+                np.bitwise_and(whole[::step], whole[1::step], out=stepped)
+                for row in range(2, step):
+                    np.bitwise_and(stepped, whole[row::step], out=stepped)
+        return run_from(matrix, rows // step, count // step)
 
 
 def run_from(matrix: Rows, rows: RowNumbers, count: int) -> Rows:
-    """For each of the rows the AND of `count` rows from there on, none of them past the end.
+    """For each of the rows, in ascending order, the AND of `count` rows from there on, none of them past the end.
 
     By doubling: log2(count) passes over the matrix, then two runs that overlap make one of the right length.
     """
-    runs, have = matrix, 1
-    while 2 * have <= count:
-        runs, have = runs[:-have] & runs[have:], 2 * have
-    found = runs[rows]
-    if have < count:
-        found &= runs[rows + (count - have)]
+    found = np.empty((len(rows), matrix.shape[1]), np.uint32)
+    for first in range(0, matrix.shape[1], WORDS_AT_ONCE):
+        part = slice(first, first + WORDS_AT_ONCE)
+        runs, have = matrix[:, part], 1
+        while 2 * have < count:
+            runs, have = runs[:-have] & runs[have:], 2 * have
+        np.bitwise_and(_some(runs, rows), _some(runs, rows + (count - have)), out=found[:, part])
     return found
+
+
+def _some(matrix: Rows, rows: RowNumbers) -> Rows:
+    """Some rows, without a copy where they are neighbours."""
+    first, last = int(rows[0]), int(rows[-1])
+    return matrix[first : last + 1] if last - first == len(rows) - 1 else matrix[rows]

@@ -36,7 +36,7 @@ def _bytes(matrix: list[list[bool]], day: int) -> bytes:
     return b"".join(columns_mask((c for c, bit in enumerate(row) if bit), width).to_bytes(width, "big") for row in rows)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     days=st.integers(1, 3),
     columns=st.sampled_from([1, 32, 33, 70]),
@@ -44,17 +44,20 @@ def _bytes(matrix: list[list[bool]], day: int) -> bytes:
     before=st.sampled_from([0, 1, 3, 12]),
     after=st.sampled_from([0, 1, 4, 12]),
     words=st.sampled_from([1, 2, 64]),
+    every=st.sampled_from([0, 1, 3, 6, 12]),
+    offset=st.sampled_from([0, 0, 3, 4]),
     seed=st.integers(0, 2**32),
 )
 def test_starts_are_those_a_cell_by_cell_search_finds(
-    days: int, columns: int, cells: int, before: int, after: int, words: int, seed: int
+    days: int, columns: int, cells: int, before: int, after: int, words: int, every: int, offset: int, seed: int
 ) -> None:
     chance, width = random.Random(seed), row_bytes(columns)
     opened = _random_planes(chance, days, width, 0.9)
     occupied = _random_planes(chance, days, width, 0.15)
     planes = Planes(FIRST_DAY, width, [(_bytes(opened, day), _bytes(occupied, day)) for day in range(days)])
     rows = days * CELLS_PER_DAY
-    some = np.array(sorted(chance.sample(range(rows), rows // 2)))
+    # Starts of a calendar are so many cells apart; those of several together are not.
+    some = np.arange(offset, rows, every) if every else np.array(sorted(chance.sample(range(rows), rows // 2)))
     with patch.object(search, "WORDS_AT_ONCE", words):
         listed = planes.starts(some, cells=cells, before=before, after=after)
     found = dict(Starts(some, listed).masks())
