@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,7 +78,7 @@ def up(settings: Settings) -> None:
             supervisor.call(lambda: look_at_calendars(settings, environment))
             supervisor.start(Child("worker", command("worker"), environment))
             supervisor.start(*api_children(settings, listening, environment))
-            if not supervisor.run(until=lambda: is_ready(settings), timeout_s=READY_WITHIN_S):
+            if not supervisor.run(until=lambda: is_ready(settings, mocked.values()), timeout_s=READY_WITHIN_S):
                 raise ConfigurationError(f"PORT: nothing could be booked within {READY_WITHIN_S:.0f} s of the start")
             welcome(settings)
             supervisor.run()
@@ -202,9 +202,9 @@ def api_children(settings: Settings, listening: socket.socket, environment: Mapp
     ]
 
 
-def with_mocks(settings: Settings) -> tuple[Settings, list[str]]:
-    """Settings in which every outside service has a URL, and the mocks that must run for that."""
-    mocked: list[str] = []
+def with_mocks(settings: Settings) -> tuple[Settings, dict[str, int]]:
+    """Settings in which every outside service has a URL, and the mocks that must run for that, with their ports."""
+    mocked: dict[str, int] = {}
     for name, field, port in (
         ("calendar", "calendar_api_url", settings.calendar_port),
         ("crm", "crm_webhook_url", settings.crm_port),
@@ -212,7 +212,7 @@ def with_mocks(settings: Settings) -> tuple[Settings, list[str]]:
     ):
         if getattr(settings, field) is None:
             settings = replace(settings, **{field: f"http://127.0.0.1:{port}"})
-            mocked.append(name)
+            mocked[name] = port
     return settings, mocked
 
 
@@ -236,8 +236,10 @@ def forget_process(pid: int, metrics_dir: Path) -> None:
     multiprocess.mark_process_dead(pid, str(metrics_dir))
 
 
-def is_ready(settings: Settings) -> bool:
-    """Whether the API answers that it can book."""
+def is_ready(settings: Settings, mock_ports: Iterable[int]) -> bool:
+    """Whether the API answers that it can book, and every mock is there to be asked."""
+    if not all(is_listened_on(port) for port in mock_ports):
+        return False
     host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104  compared, not bound
     connection = http.client.HTTPConnection(host, settings.port, timeout=2)
     try:
@@ -247,6 +249,15 @@ def is_ready(settings: Settings) -> bool:
         return False
     finally:
         connection.close()
+
+
+def is_listened_on(port: int) -> bool:
+    """Whether somebody on this machine takes connections at a port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def welcome(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import jsonschema
 import pytest
 
 from service.app import Services
+from service.config import Settings
 from service.outside.http import open_session
 from service.processes import build_api
+from service.up import is_ready
 from tests.api.client import Client, all_at_once, booking
 from tests.api.stack import Stack
-from tests.servers import eventually
+from tests.servers import eventually, free_port
 
 BOOK = 'method="POST",route="/api/appointments"'
 LOOK = 'method="GET",route="/api/availability"'
@@ -113,6 +116,14 @@ async def test_made_up_paths_and_methods_make_no_series(api: Client) -> None:
     series = await api.series()
     assert not [name for name in series if "made-up" in name or "MADE" in name]
     assert len(series) <= before + 30
+
+
+async def test_it_is_ready_for_people_once_its_mocks_can_be_asked_too(stack: Stack) -> None:
+    settings = Settings(port=stack.ports["PORT"])
+    mocks = [stack.ports[name] for name in ("CALENDAR_PORT", "CRM_PORT", "AUTH_PORT")]
+    assert await asyncio.to_thread(is_ready, settings, mocks)
+    assert not await asyncio.to_thread(is_ready, settings, [*mocks, free_port()])
+    assert not await asyncio.to_thread(is_ready, Settings(port=free_port()), mocks)
 
 
 async def test_it_is_ready_while_it_can_book(api: Client, stack: Stack) -> None:
