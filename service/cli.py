@@ -124,7 +124,7 @@ def api_process(fd: int) -> None:
 @main.command()
 @plain_errors
 def worker() -> None:
-    """Start the background worker: deliveries, incoming events, reconciler, calendar sync."""
+    """Start the background worker: deliveries, incoming events, calendar sync, watch over the grid."""
     from service.processes import until_told, worker_process
 
     settings = _with_servers(settings_for("worker"))

@@ -241,11 +241,11 @@ class Settings:
     )
     worker_niceness: int = _setting(
         "WORKER_NICENESS",
-        2,
+        10,
         _integer(0, 19),
         "steps",
-        "By how much the worker gives way to the API on a busy machine, as nice(1) counts; the more, the later it ends "
-        "what a crash left pending.",
+        "By how much the worker gives way to the API on a busy machine, as nice(1) counts; the more, the later it "
+        "delivers while there is no processor to spare.",
     )
     reconcile_interval_ms: int = _setting(
         "RECONCILE_INTERVAL_MS",

@@ -2,7 +2,7 @@
 
 Label children are bound once, because looking one up costs a microsecond; route templates are labels, ids
 never. With several processes on one machine the values meet in PROMETHEUS_MULTIPROC_DIR, which must be set
-before this module is imported; gauges of shared state are set by one process, the worker.
+before this module is imported; gauges of shared state are set by whoever looked last.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Metrics:
             "booking_calendar_fetches_total", "Fetches of external calendars.", ["outcome"], registry=r
         )
         self.worker_failures = Counter(
-            "booking_worker_loop_failures_total", "Failures of the worker's loops.", ["loop"], registry=r
+            "booking_worker_loop_failures_total", "Failures of loops that are no requests.", ["loop"], registry=r
         )
         self.stream_depth = Gauge(
             "booking_stream_depth",

@@ -62,7 +62,7 @@ from service.delivery.destinations import Destination
 from service.delivery.endpoint_deliveries import EndpointParts
 from service.delivery.letter import Sender
 from service.delivery.notifications import MailedNotifications
-from service.delivery.worker import Worker
+from service.delivery.worker import Worker, every
 from service.domain.schedule import Window
 from service.errors import ConfigurationError
 from service.metrics import Metrics
@@ -97,6 +97,8 @@ from service.outside.http import open_foreign_session, open_session
 from service.outside.smtp import Encryption, MailServer, Smtp
 
 AUTH_TIMEOUT_S = 2.0
+_OFFERS_A_ROUND = 4
+_HEAL_S = 1.0
 
 
 def until_told(run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -119,7 +121,12 @@ async def api_process(settings: Settings, listening: socket.socket, stop: asynci
         edge, routes = build_api(services, session)
         application = build_application(edge, routes)
         _collect_less_often()
-        await serve(application, listening, stop)
+        care = asyncio.ensure_future(assemble_caretaker(services).run(stop))
+        try:
+            await serve(application, listening, stop)
+        finally:
+            stop.set()
+            await care
 
 
 def _collect_less_often() -> None:
@@ -304,7 +311,7 @@ def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate |
 
 
 async def worker_process(settings: Settings, stop: asyncio.Event) -> None:
-    """Deliver, process, reconcile and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
+    """Deliver, process and keep the grid until `stop`. Raises ConfigurationError or Unavailable."""
     async with (
         open_services(settings) as services,
         open_session() as session,
@@ -346,6 +353,31 @@ async def fetch_calendars(settings: Settings) -> None:
         await calendar_fetches(services, calendar)()
 
 
+def assemble_caretaker(services: Services) -> Worker:
+    """What API processes do beside their requests, so that time a crash has hidden is free in time on a busy machine.
+
+    The worker, which gives way there, would be late. Each process offers to be the reconciler, oftener than there is a
+    round: who dies or stands still in one keeps nobody waiting.
+    """
+    round_s = services.settings.reconcile_interval_ms / 1000
+    turns = TakeTurns(
+        Leases(services.redis, services.shards, services.breaker),
+        "reconciler",
+        max(1, round(round_s * 1000 * (1 - 1 / _OFFERS_A_ROUND))),
+        services.reconcile,
+    )
+    return Worker(
+        reading=(),
+        periodic=[
+            every("reconciler", round_s / _OFFERS_A_ROUND, turns),
+            every("grid repairs", _HEAL_S, services.heal),
+        ],
+        works=(),
+        metrics=services.metrics,
+        chance=services.chance,
+    )
+
+
 def _serve_metrics(settings: Settings, metrics: Metrics) -> None:
     try:
         start_http_server(settings.metrics_port, settings.host, metrics.registry)
@@ -382,8 +414,6 @@ def assemble_worker(
             services.roster_store, services.rosters, services.keeper, services.deficits, services.clock
         ),
         apply_event=ApplyCalendarEvent(services.change, services.move, build_time_off(services)),
-        reconcile=services.reconcile,
-        heal=services.heal,
         look_at_owed=services.heal.owed,
         forget_repairs=ForgetRepairs(services.gate_store, services.grid, settings.claim_ttl_ms),
         sync_calendars=calendar_fetches(services, calendar),
@@ -393,7 +423,6 @@ def assemble_worker(
             delay_ms=settings.webhook_retry_delay_ms,
             timeout_ms=settings.webhook_timeout_ms,
             reclaim_idle_ms=settings.reclaim_idle_ms,
-            reconcile_ms=settings.reconcile_interval_ms,
             calendar_sync_s=settings.calendar_sync_interval_s,
             sweep_ms=settings.sweep_interval_ms,
             overdue_ms=settings.sweep_overdue_ms,

@@ -40,7 +40,6 @@ from service.operations.accept_calendar_event import INCOMING_STREAM
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.destinations import Destinations
 from service.operations.keep_grid import GridKeeper
-from service.operations.reconcile import Reconcile
 from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
@@ -49,7 +48,6 @@ from service.outside.crm import Crm
 READ_TIMEOUT_S = BLOCK_MS / 1000 + 4.5
 FORGET_S = 600.0
 _FILL_S = 60.0
-_HEAL_S = 1.0
 _OWED_S = 5.0
 _FORGET_REPAIRS_S = 15.0
 _WATCH_GRID_S = 1.0
@@ -75,7 +73,6 @@ class WorkerTimes:
 
     policy: RetryPolicy
     reclaim_idle_ms: int
-    reconcile_s: float
     calendar_sync_s: float
     sweep_s: float = 30.0
     overdue_s: float = 60.0
@@ -88,7 +85,6 @@ class WorkerTimes:
         delay_ms: int,
         timeout_ms: int,
         reclaim_idle_ms: int,
-        reconcile_ms: int,
         calendar_sync_s: float,
         sweep_ms: int,
         overdue_ms: int,
@@ -98,7 +94,6 @@ class WorkerTimes:
         return cls(
             policy=RetryPolicy(attempts=attempts, delay_ms=delay_ms),
             reclaim_idle_ms=reclaim_idle_ms or max(3 * timeout_ms + 10_000, mail_timeout_ms + 15_000),
-            reconcile_s=reconcile_ms / 1000,
             calendar_sync_s=calendar_sync_s,
             sweep_s=sweep_ms / 1000,
             overdue_s=overdue_ms / 1000,
@@ -124,8 +119,6 @@ def build_worker(
     keeper: GridKeeper,
     watch_grid: WatchGrid,
     apply_event: ApplyCalendarEvent,
-    reconcile: Reconcile,
-    heal: Callable[[], Awaitable[int]],
     look_at_owed: Callable[[], Awaitable[int]],
     forget_repairs: Callable[[], Awaitable[None]],
     sync_calendars: Callable[[], Awaitable[int]],
@@ -211,8 +204,6 @@ def build_worker(
     replays = CarryOutReplays(store=replay_store, destinations=all_destinations, streams=streams, shards=shards)
     periodic = [
         Loop("mover", Mover([stream for name in streams for stream in streams[name]]).run),
-        every("reconciler", times.reconcile_s, reconcile),
-        every("grid repairs", _HEAL_S, heal),
         every("deficits", _OWED_S, look_at_owed),
         every("old repairs", _FORGET_REPAIRS_S, forget_repairs),
         every("grid watch", _WATCH_GRID_S, watch_grid),

@@ -1,4 +1,4 @@
-"""The background worker: every loop of the service that is not a request, each looked after.
+"""Loops that are no requests, each looked after: those of the background worker, and a few beside the API.
 
 A loop that fails is reported, counted and started again after a short pause; none dies silently, none takes
 another with it. Told to stop, the worker reads nothing more, lets attempts under way end for a moment and
@@ -67,7 +67,7 @@ class Worker:
         """Work until `stop` is set, then end within three seconds."""
         reading = [asyncio.ensure_future(self._look_after(loop, stop)) for loop in self._reading]
         periodic = [asyncio.ensure_future(self._look_after(loop, stop)) for loop in self._periodic]
-        _log.info("worker started", loops=[loop.name for loop in (*self._reading, *self._periodic)])
+        _log.info("loops started", loops=[loop.name for loop in (*self._reading, *self._periodic)])
         try:
             await stop.wait()
         finally:
@@ -77,7 +77,7 @@ class Worker:
             await _end(reading, GRACE_S / 2)
             left = deadline - asyncio.get_running_loop().time()
             broken_off = sum(await asyncio.gather(*(work.drain(max(0.1, left)) for work in self._works)))
-            _log.info("worker stopped", left_pending=broken_off)
+            _log.info("loops stopped", left_pending=broken_off)
 
     async def _look_after(self, loop: Loop, stop: asyncio.Event) -> None:
         failures = 0

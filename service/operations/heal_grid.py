@@ -2,7 +2,7 @@
 
 Whatever is booked, moved or cancelled while Redis cannot be asked, and whatever changes a coach's hours, leaves its
 coach-days in Postgres. Until they are repaired no claim on them is committed; whoever finds one fenced repairs it and
-claims again, and the worker repairs the rest.
+claims again, and the loops beside the API repair the rest.
 """
 
 from __future__ import annotations

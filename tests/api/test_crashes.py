@@ -116,7 +116,7 @@ async def heard(fragile: Stack, appointment_id: str, destination: str) -> bool:
 
 
 async def test_killed_between_claim_and_commit_the_time_is_free_again(fragile: Stack, client: Client) -> None:
-    before = fragile.pids("api-process")
+    before, workers = fragile.pids("api-process"), fragile.pids("service.cli worker")
     assert len(before) == 2
     await both_have_committed(fragile, client)
     slot = (await client.slots(calendar_id="cal-3", days=30))[5]
@@ -124,6 +124,8 @@ async def test_killed_between_claim_and_commit_the_time_is_free_again(fragile: S
     async with commits_held_back(fragile) as lock:
         request = await claimed_and_waiting(fragile, client, wish, key)
         assert not await offered(client, slot)
+        # Nothing that hides time waits for deliveries to be done.
+        fragile.kill(*workers, number=signal.SIGSTOP)
         fragile.kill(*before)
         killed = time.monotonic()
         # The statement of the dead process must not come through after all.
@@ -133,6 +135,7 @@ async def test_killed_between_claim_and_commit_the_time_is_free_again(fragile: S
     await lost(request)
     await eventually(lambda: nothing_pending(fragile), what="the end of the claim")
     assert time.monotonic() - killed < CLAIM_TTL_S + ROUND_S + SLACK_S
+    fragile.kill(*workers, number=signal.SIGCONT)
 
     await eventually(lambda: came_back(fragile, client, before), within_s=30, what="new API processes")
     assert await offered(client, slot)

@@ -130,10 +130,8 @@ def test_an_entry_is_not_taken_over_while_an_attempt_may_last() -> None:
         delay_ms=5,
         timeout_ms=5_000,
         reclaim_idle_ms=0,
-        reconcile_ms=2_000,
         calendar_sync_s=0,
         sweep_ms=30_000,
         overdue_ms=60_000,
     )
     assert times.reclaim_idle_ms == 25_000
-    assert times.reconcile_s == 2.0

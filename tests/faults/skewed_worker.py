@@ -16,11 +16,11 @@ from service.clock import SystemClock
 from service.config import Settings
 from service.delivery.build import READ_TIMEOUT_S
 from service.outside.http import open_foreign_session, open_session
-from service.processes import assemble_worker, until_told
+from service.processes import assemble_caretaker, assemble_worker, until_told
 
 
 async def work(offset_s: float, port: int, stop: asyncio.Event) -> None:
-    """What `booking worker` does, by another clock."""
+    """What `booking worker` does, and what API processes do beside requests, by another clock."""
     settings = Settings.from_environment()
     async with (
         open_services(settings, clock=SystemClock(offset_s)) as services,
@@ -30,7 +30,8 @@ async def work(offset_s: float, port: int, stop: asyncio.Event) -> None:
         start_http_server(port, "127.0.0.1", services.metrics.registry)
         reading = connect(settings.redis_url or "", timeout_s=READ_TIMEOUT_S)
         try:
-            await assemble_worker(services, session, foreign, reading).run(stop)
+            worker = assemble_worker(services, session, foreign, reading)
+            await asyncio.gather(worker.run(stop), assemble_caretaker(services).run(stop))
         finally:
             await reading.aclose()
 
