@@ -45,6 +45,8 @@ HEARD_TWICE = {
     (Step.DELIVERY_SENT, STOP),
     (Step.DELIVERY_BEFORE_SEND, STOP),
 }
+# Who is slow there loses its entry to whichever worker looks next, itself or the other, which tells the CRM once more.
+MAY_BE_HEARD_TWICE = {(Step.DELIVERY_BEFORE_SEND, DELAY), (Step.DELIVERY_SENT, DELAY)}
 # Who is stopped there has a claim that is given up, or a token that is used up, by the time it goes on.
 LATE = [
     ("booking", Step.BOOKING_CLAIMED),
@@ -107,7 +109,8 @@ async def test_there_is_one_truth(world: World, name: str, step: Step, how: str)
     assert len(world.system.killed) == killed + (how == KILL)
     if name == "delivery":
         assert errand.event_id is not None
-        assert world.crm.done.count(errand.event_id) == 1 + ((step, how) in HEARD_TWICE)
+        times = world.crm.done.count(errand.event_id)
+        assert times == 1 + ((step, how) in HEARD_TWICE) or (times == 2 and (step, how) in MAY_BE_HEARD_TWICE)
 
 
 @pytest.mark.asyncio(loop_scope="module")

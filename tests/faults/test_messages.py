@@ -117,10 +117,11 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
         async with working(environment, tmp_path / "workers.log", chance, 2) as workers:
             making = asyncio.ensure_future(changes(services, org, CHANGES, Random(SEED)))
             for kill in range(KILLS):
-                before = [(receiver, receiver.requests) for receiver in (crm, calendar, endpoint)]
+                # Together: one of them may have heard everything while another is still left alone for its failures.
+                seen = sum(receiver.requests for receiver in (crm, calendar, endpoint))
 
-                def at_work(before: list[tuple[Receiver, int]] = before) -> bool:
-                    return all(receiver.requests >= seen + 8 for receiver, seen in before)
+                def at_work(seen: int = seen) -> bool:
+                    return sum(receiver.requests for receiver in (crm, calendar, endpoint)) >= seen + 24
 
                 await eventually(at_work, within_s=WITHIN_S, what="workers at work")
                 workers.kill_one()
@@ -145,14 +146,14 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
 
             async def drained() -> bool:
                 for name in ("crm", "calendar-blocks", "notifications"):
-                    if await services.redis.xlen(keys.stream(name)) or await services.redis.zcard(keys.due(name)):
+                    if await services.redis.xlen(keys.stream(name)) or await services.redis.exists(keys.way(name)):
                         return False
                 return True
 
             await eventually(drained, within_s=30, what="empty streams")
             for name in ("crm", "calendar-blocks", "notifications"):
                 assert (await services.redis.xpending(keys.stream(name), "workers"))["pending"] == 0
-                assert not await services.redis.exists(keys.way(name))
+                assert await services.redis.zcard(keys.due(name)) == 0
         assert workers.killed == KILLS
         assert crm.requests > len(crm.seen), "nothing was tried twice"
         assert endpoint.requests > len(endpoint.seen), "nothing was tried twice"

@@ -125,6 +125,7 @@ async def test_a_move_that_was_given_up_is_not_committed_any_more(
     assert await commit(late[0]) is ChangeOutcome.STALE
     assert await services.change.get(org, booked.appointment_id) == booked
     await eventually(lambda: not services.breaker.behind, what="the grid told of the fence")
+    assert await services.gate_store.waiting() == 0
     assert await steps.differences(services, org) == 0
 
 

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock, patch
+from uuid import UUID
 
 import orjson
 
@@ -80,6 +81,24 @@ async def test_who_books_without_redis_has_the_grid_told_at_once(services: Servi
     )
     assert (free.of_grid, free.total) == (True, 0)
     assert await services.gate_store.waiting() == 0
+
+
+async def test_who_cancels_without_redis_has_the_grid_told_at_once(services: Services, org: int) -> None:
+    await eventually(lambda: not services.breaker.behind, what="the start")
+    start = (await free_starts(services, org, "cal-2"))[10]
+    booked = await services.book(wish(start, "cal-2", coach_id="coach-4"), caller(org), RateSeen())
+    await services.gate.drain()
+    with patch.object(services.gate, "note_release", AsyncMock(side_effect=GateClosed("late"))):
+        await services.change.cancel(
+            org, UUID(booked.appointment_id), reason=None, actor="api:tests", correlation_id="without"
+        )
+    await eventually(lambda: not services.breaker.behind, what="the grid told")
+    assert await services.gate_store.waiting() == 0
+    roster = await services.rosters.get(org)
+    free = await services.availability(
+        roster, roster.calendar("cal-2"), roster.coach("coach-4"), start, start + timedelta(minutes=5)
+    )
+    assert (free.of_grid, free.total) == (True, 1)
 
 
 async def test_where_redis_goes_away_while_a_day_is_derived_the_booking_goes_on(services: Services, org: int) -> None:
