@@ -25,7 +25,7 @@ from service.db.migrate import migrate
 from service.db.sample import load_sample
 from service.embedded.postgres import EmbeddedPostgres
 from service.embedded.redis import EmbeddedRedis
-from tests.servers import folder_of_its_own, free_port
+from tests.servers import eventually, folder_of_its_own, free_port
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -123,8 +123,9 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def services(settings: Settings) -> AsyncIterator[Services]:
-    """Every object of a process, on the test's servers."""
+    """Every object of a process, on the test's servers, once it goes by its grid alone."""
     async with open_services(settings) as opened:
+        await eventually(lambda: not opened.breaker.behind, what="the grid told", every_s=0.001)
         yield opened
 
 

@@ -23,9 +23,13 @@ def free_port() -> int:
 
 
 async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 15.0, what: str = "the condition"
+    condition: Callable[[], bool | Awaitable[bool]],
+    *,
+    within_s: float = 15.0,
+    every_s: float = 0.02,
+    what: str = "the condition",
 ) -> None:
-    """Wait until `condition` holds; fail with `what` when the deadline passes."""
+    """Wait until `condition` holds, looking every so often; fail with `what` when the deadline passes."""
     deadline = time.monotonic() + within_s
     while True:
         answer = condition()
@@ -34,7 +38,7 @@ async def eventually(
         if answer:
             return
         assert time.monotonic() < deadline, f"{what} did not come about within {within_s} s"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(every_s)
 
 
 @contextlib.contextmanager

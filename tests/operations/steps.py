@@ -21,6 +21,7 @@ from service.domain.appointment import Appointment, Status, become, render
 from service.domain.event import EventType, heard_by
 from service.domain.grid import day_of
 from service.errors import GateClosed
+from service.operations.claiming import LOOK_AGAIN
 from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
 from service.operations.rosters import grid_days
@@ -45,9 +46,14 @@ class Claimed:
 
 async def claim(services: Services, org: int, request: BookingRequest) -> Claimed:
     """Take the claim of a booking and stop."""
-    plan = plan_of(request, await services.rosters.get(org), services.clock.now())
     token = UUID(int=uuid_utils.uuid7().int)
-    reply = await services.gate.admit(services.book._admission(request, caller(org), RateSeen(), plan, token.hex))
+    while True:
+        plan = plan_of(request, await services.rosters.get(org), services.clock.now())
+        reply = await services.gate.admit(services.book._admission(request, caller(org), RateSeen(), plan, token.hex))
+        if reply.outcome not in LOOK_AGAIN:
+            break
+        # A start that Postgres has listed, as it does right after a start, may be of a day the grid has not yet.
+        await services.book._claiming.catch_up(plan, reply)
     assert reply.outcome is ClaimOutcome.CLAIMED, reply
     considered: bytes = reply.second
     appointment = appointment_of(request, plan, token, reply.first, len(considered) // 10, services.clock.now())

@@ -83,6 +83,7 @@ async def test_cancelled_before_its_move_freed_the_old_time_the_new_one_is_free(
     if minutes > 15:
         assert await held(services, org, moved.start_time) == [False]
     monkeypatch.setattr(services.reconcile, "_put_right", AsyncMock())
+    await services.gate.drain()
     await steps.expire_pending(services)
     assert await services.reconcile() == 1
     assert await held(services, org, booked.start_time, moved.start_time) == [False, False]
