@@ -1,9 +1,9 @@
 #!lua
--- Move entries that have become due back into their stream.
+-- Move entries that have become due back into their streams.
 --
--- KEYS[1]  stream  work
--- KEYS[2]  zset    entries by the time they are due, ms
--- ARGV[1]  how many at the most
+-- KEYS[2n-1]  stream  work
+-- KEYS[2n]    zset    its entries by the time they are due, ms
+-- ARGV[1]  how many of each stream at the most
 --
 -- Reply: [outcome, how many, ms until the next one is due or -1]
 --   moved   at least one entry was due
@@ -12,12 +12,19 @@
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
-for _, member in ipairs(due) do
-  local attempt, event = string.match(member, '^(%d+) (.*)$')
-  call('XADD', KEYS[1], '*', 'event', event, 'attempt', attempt)
-  call('ZREM', KEYS[2], member)
+local moved, wait = 0, -1
+for i = 1, #KEYS, 2 do
+  local due = call('ZRANGEBYSCORE', KEYS[i + 1], '-inf', now, 'LIMIT', 0, ARGV[1])
+  for _, member in ipairs(due) do
+    local attempt, event = string.match(member, '^(%d+) (.*)$')
+    call('XADD', KEYS[i], '*', 'event', event, 'attempt', attempt)
+    call('ZREM', KEYS[i + 1], member)
+  end
+  moved = moved + #due
+  local nearest = call('ZRANGE', KEYS[i + 1], 0, 0, 'WITHSCORES')
+  if nearest[2] then
+    local left = math.max(0, tonumber(nearest[2]) - now)
+    if wait < 0 or left < wait then wait = left end
+  end
 end
-local nearest = call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-local wait = nearest[2] and math.max(0, tonumber(nearest[2]) - now) or -1
-return { #due > 0 and 'moved' or 'idle', #due, wait }
+return { moved > 0 and 'moved' or 'idle', moved, wait }

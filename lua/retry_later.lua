@@ -1,18 +1,24 @@
 #!lua
--- Take an entry off its stream and put it among the ones that are due later.
+-- Take entries off their stream and put them among those that are due later.
 --
 -- KEYS[1]  stream  work
 -- KEYS[2]  zset    entries by the time they are due, ms
--- ARGV[1]  group   ARGV[2] entry id   ARGV[3] delay, ms   ARGV[4] event   ARGV[5] the next attempt's number
+-- ARGV[1]  group   ARGV[2+] entry id, delay in ms, event, the next attempt's number, and so on for the next entry
 --
--- Reply: [outcome]
---   scheduled  it will be moved back when due
---   absent     somebody else finished the entry
+-- Reply: [outcome, how many were there]
+--   scheduled  at least one will be moved back when due
+--   absent     none was there: somebody else finished them
 
 local call = redis.call
-call('XACK', KEYS[1], ARGV[1], ARGV[2])
-if call('XDEL', KEYS[1], ARGV[2]) == 0 then return { 'absent' } end
 local time = call('TIME')
-local due = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
-call('ZADD', KEYS[2], due, ARGV[5] .. ' ' .. ARGV[4])
-return { 'scheduled' }
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local scheduled = 0
+for i = 2, #ARGV, 4 do
+  local entry, delay, event, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  call('XACK', KEYS[1], ARGV[1], entry)
+  if call('XDEL', KEYS[1], entry) == 1 then
+    call('ZADD', KEYS[2], now + tonumber(delay), attempt .. ' ' .. event)
+    scheduled = scheduled + 1
+  end
+end
+return { scheduled > 0 and 'scheduled' or 'absent', scheduled }

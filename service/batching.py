@@ -20,7 +20,8 @@ class Batcher(Generic[Item, Result]):
 
     `call` gets the items in the order they came and returns one result each. When it raises, everybody
     in that batch gets the exception. `observe` is told the size of each batch. For work that nobody waits for, a
-    batch collects for `gathering_s` before it is handed over, or until it is `enough`.
+    batch collects for `gathering_s` before it is handed over, or until it is `enough`, or until `more_to_come` says
+    when an item comes that it is the last for now.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Batcher(Generic[Item, Result]):
         lanes: int = 1,
         gathering_s: float = 0.0,
         enough: int = 1,
+        more_to_come: Callable[[], bool] = lambda: True,
         observe: Callable[[int], None] | None = None,
     ) -> None:
         self._call = call
@@ -38,14 +40,21 @@ class Batcher(Generic[Item, Result]):
         self._free_lanes = lanes
         self._gathering_s = gathering_s
         self._enough = enough if gathering_s else 1
+        self._more_to_come = more_to_come
         self._observe = observe
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._scheduled: asyncio.Handle | None = None
+        self._hurried = False
         self._running: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """How many items wait for a lane."""
         return len(self._waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is in flight."""
+        return bool(self._running)
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """A future for the item's result; await it, or shield it when the item must outlive the caller."""
@@ -65,16 +74,19 @@ class Batcher(Generic[Item, Result]):
                 await asyncio.sleep(self._gathering_s)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        if len(self._waiting) == self._enough:
+        if self._hurried:
+            return
+        if len(self._waiting) >= self._enough or not self._more_to_come():
             if self._scheduled is not None:
                 self._scheduled.cancel()
             # call_soon, not now: every request parsed in this turn of the loop joins the batch.
             self._scheduled = loop.call_soon(self._start)
+            self._hurried = True
         elif self._scheduled is None:
             self._scheduled = loop.call_later(self._gathering_s, self._start)
 
     def _start(self) -> None:
-        self._scheduled = None
+        self._scheduled, self._hurried = None, False
         while self._free_lanes and self._waiting:
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
             self._free_lanes -= 1
@@ -100,5 +112,5 @@ class Batcher(Generic[Item, Result]):
             self._free_lanes += 1
             if len(self._waiting) >= self._enough:
                 self._start()
-            elif self._waiting and self._scheduled is None:
-                self._scheduled = asyncio.get_running_loop().call_later(self._gathering_s, self._start)
+            elif self._waiting:
+                self._schedule(asyncio.get_running_loop())

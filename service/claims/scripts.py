@@ -213,16 +213,16 @@ class Scripts:
         _, added = await self._run("enqueue", [stream, way], [part for event in events for part in event])
         return added
 
-    async def retry_later(
-        self, stream: Key, due: Key, group: str, entry_id: str, delay_ms: int, event: str, attempt: int
-    ) -> bool:
-        """Reschedule an entry; False when somebody else finished it."""
-        reply = await self._run("retry_later", [stream, due], [group, entry_id, delay_ms, event, attempt])
-        return reply[0] == b"scheduled"
+    async def retry_later(self, stream: Key, due: Key, group: str, entries: Sequence[tuple[str, int, str, int]]) -> int:
+        """Reschedule entries (id, delay in ms, event, the next attempt's number); how many were there."""
+        _, scheduled = await self._run(
+            "retry_later", [stream, due], [group, *(part for entry in entries for part in entry)]
+        )
+        return scheduled
 
-    async def move_due(self, stream: Key, due: Key, most: int) -> tuple[int, int]:
-        """Move due entries back into their stream; (how many, ms until the next is due or -1)."""
-        _, moved, wait_ms = await self._run("move_due", [stream, due], [most])
+    async def move_due(self, streams: Sequence[tuple[Key, Key]], most: int) -> tuple[int, int]:
+        """Move due entries back into their streams, `most` of each (stream, due); how many, ms to the next or -1."""
+        _, moved, wait_ms = await self._run("move_due", [key for pair in streams for key in pair], [most])
         return moved, wait_ms
 
     async def finish_entry(self, stream: Key, way: Key, group: str, entries: Sequence[tuple[str, str]]) -> int:

@@ -95,6 +95,11 @@ class BookingCommitter:
             raise answer
         return answer
 
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._batcher.busy
+
     async def close(self) -> None:
         """Wait for what is under way, then close the connection."""
         await self._batcher.drain()

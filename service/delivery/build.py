@@ -27,6 +27,7 @@ from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.incoming import Incoming, Overdue
 from service.delivery.mover import Mover
 from service.delivery.notifications import LoggedNotifications
+from service.delivery.recorder import GATHERING_S, DeliveryRecorder
 from service.delivery.replays import CarryOutReplays
 from service.delivery.stream import Stream
 from service.delivery.sweep import Sweep
@@ -158,10 +159,12 @@ def build_worker(
         CalendarDestination(calendar),
         notifications or LoggedNotifications(),
     ]
+    recorder = DeliveryRecorder(deliveries, chance)
     for destination in destinations:
         works[destination.name] = Dispatcher(
             destination,
             store=deliveries,
+            recorder=recorder,
             breaker=Breaker(),
             policy=times.policy,
             metrics=metrics,
@@ -185,8 +188,9 @@ def build_worker(
 
     reads: list[Loop] = []
     for name, work in works.items():
+        read = partial(consume, gathering_s=GATHERING_S) if name == IdempotencyLog.name else consume
         for stream in streams[name]:
-            reads.append(Loop(f"read {name}", partial(consume, stream, work)))
+            reads.append(Loop(f"read {name}", partial(read, stream, work)))
             reads.append(Loop(f"reclaim {name}", partial(reclaim, stream, work)))
     overdue = Overdue(
         store=incoming, roster_store=roster_store, shards=shards, streams=streams[INCOMING_STREAM], clock=clock

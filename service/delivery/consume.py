@@ -9,7 +9,7 @@ from service.delivery.patience import stopped_within
 from service.delivery.stream import GATHERING_S, Entry, Stream
 
 BLOCK_MS = 250
-MOST_READ = 32
+MOST_READ = 256
 
 
 class Work(Protocol):
@@ -28,10 +28,10 @@ class Work(Protocol):
         ...
 
 
-async def consume(stream: Stream, work: Work, stop: asyncio.Event) -> None:
+async def consume(stream: Stream, work: Work, stop: asyncio.Event, *, gathering_s: float = GATHERING_S) -> None:
     """Read new entries as long as there is room for them, until `stop`. Raises Unavailable.
 
-    What comes after an idle time is read at once; then as much is read together as comes in a moment.
+    What comes after an idle time is read at once; then as much is read together as comes in `gathering_s`.
     """
     while not stop.is_set():
         room = await work.room()
@@ -40,7 +40,7 @@ async def consume(stream: Stream, work: Work, stop: asyncio.Event) -> None:
             if entries:
                 await work.take(stream, entries)
                 if len(entries) < MOST_READ:
-                    await asyncio.sleep(GATHERING_S)
+                    await asyncio.sleep(gathering_s)
 
 
 async def reclaim(stream: Stream, work: Work, stop: asyncio.Event) -> None:

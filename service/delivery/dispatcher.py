@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from service.batching import Batcher
 from service.clock import Clock, SystemClock
 from service.db.deliveries import AttemptRecord, DeliveryRecord, DeliveryStore, DueEvent
 from service.delivery.destinations import Destination, Outcome, Told
 from service.delivery.patience import patiently
-from service.delivery.stream import GATHERING_S, MOST_AT_ONCE, Entry, Stream
+from service.delivery.recorder import DeliveryRecorder
+from service.delivery.stream import Entry, Stream
 from service.delivery.under_way import UnderWay
 from service.domain.event import EventRef
 from service.domain.retry import backoff_ms
@@ -30,6 +29,8 @@ from service.metrics import Metrics
 from service.outside.breaker import Breaker
 
 AT_ONCE = 64
+# For one that is being told, so many more may wait to be written down.
+_BEHIND = 3
 # Of a dead letter: the whole answer is kept with the delivery.
 LONGEST_LETTER = 200
 _LONGEST_WAIT_S = 0.25
@@ -56,6 +57,7 @@ class Dispatcher:
         destination: Destination,
         *,
         store: DeliveryStore,
+        recorder: DeliveryRecorder,
         breaker: Breaker,
         policy: RetryPolicy,
         metrics: Metrics,
@@ -72,14 +74,12 @@ class Dispatcher:
         self._destination = destination
         self._endpoint_id = endpoint_id
         self._store = store
+        self._recorder = recorder
         self._breaker = breaker
         self._policy = policy
         self._chance = chance
         self._reach = reach
-        self._under_way = UnderWay(destination.name, at_once)
-        self._recording: Batcher[DeliveryRecord, None] = Batcher(
-            self._record, most=MOST_AT_ONCE, gathering_s=GATHERING_S, enough=max(1, at_once // 4)
-        )
+        self._under_way = UnderWay(destination.name, at_once, behind=_BEHIND * at_once)
         self._seconds = metrics.delivery_seconds.labels(label)
         self._counted = {state: metrics.deliveries.labels(label, state) for state in ("delivered", "retrying", "dead")}
 
@@ -149,7 +149,9 @@ class Dispatcher:
         made_at, began = self._clock.now(), asyncio.get_running_loop().time()
         if self._reach:
             await self._reach(Step.DELIVERY_BEFORE_SEND)
-        told = await self._tell(due, number)
+        with self._recorder.attempt():
+            told = await self._tell(due, number)
+        self._under_way.make_room(_place(stream, entry))
         if self._reach:
             await self._reach(Step.DELIVERY_SENT)
         tried = None
@@ -200,7 +202,7 @@ class Dispatcher:
             replays=due.replays,
             tried=None if tried is None else tried.record(told),
         )
-        await patiently("record deliveries", lambda: self._recording.submit(record), self._chance)
+        await self._recorder.record(record)
         if self._reach:
             await self._reach(Step.DELIVERY_RECORDED)
         self._counted[state].inc()
@@ -228,10 +230,6 @@ class Dispatcher:
         error = "the event is not in Postgres: its change was never committed"
         _log.error("event missing", destination=self._destination.name, missing=entry.event)
         await stream.bury(entry, entry.attempt, error)
-
-    async def _record(self, records: list[DeliveryRecord]) -> Sequence[None]:
-        await self._store.record(records)
-        return [None] * len(records)
 
     def _a_turn_ms(self) -> int:
         return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)

@@ -20,6 +20,7 @@ from service.db.endpoints import Callee, EndpointState, EndpointStore
 from service.delivery.dispatcher import Dispatcher, RetryPolicy, parse_ref
 from service.delivery.endpoint_destination import EndpointDestination
 from service.delivery.patience import patiently
+from service.delivery.recorder import DeliveryRecorder
 from service.delivery.stream import Entry, Stream
 from service.logs import get_logger
 from service.metrics import Metrics
@@ -156,6 +157,8 @@ class EndpointDeliveries:
         dispatcher = Dispatcher(
             destination,
             store=self._deliveries,
+            # Of its own, as all is that one organization's endpoint could hold up or spoil.
+            recorder=DeliveryRecorder(self._deliveries, self._chance),
             breaker=breaker,
             policy=self._policy,
             metrics=self._metrics,

@@ -20,7 +20,7 @@ from service.claims.scripts import Scripts
 from service.errors import Unavailable
 
 GROUP = "workers"
-MOST_AT_ONCE = 128
+MOST_AT_ONCE = 256
 # What nobody waits for is collected for so long, or until it is so many: a call for all, where there was one for each.
 GATHERING_S = 0.05
 _ENOUGH = 16
@@ -78,9 +78,10 @@ class Stream:
         group: str = GROUP,
     ) -> None:
         self.name = name
+        self.shard = keys.tag
         self.key = keys.stream(name)
         self._way = keys.way(name)
-        self._due = keys.due(name)
+        self.due = keys.due(name)
         self._dead = keys.dead(name)
         self._redis = redis
         self._reading = reading
@@ -92,6 +93,7 @@ class Stream:
         self._finishing: Batcher[Entry, None] = Batcher(
             self._finish, most=MOST_AT_ONCE, gathering_s=GATHERING_S, enough=_ENOUGH
         )
+        self._putting_off: Batcher[tuple[str, int, str, int], None] = Batcher(self._put_off, most=MOST_AT_ONCE)
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """At most `count` entries nobody has read, waiting up to `block_ms` for the first."""
@@ -145,11 +147,8 @@ class Stream:
         await self._finishing.submit(entry)
 
     async def later(self, entry: Entry, delay_ms: int, attempt: int) -> None:
-        """Put the entry off, to come back as attempt number `attempt`."""
-        async with self._redis_errors():
-            await self._scripts.retry_later(
-                self.key, self._due, self._group, entry.entry_id, max(0, delay_ms), entry.event, attempt
-            )
+        """Put the entry off, to come back as attempt number `attempt`; calls of one moment share a round trip."""
+        await self._putting_off.submit((entry.entry_id, max(0, delay_ms), entry.event, attempt))
 
     async def bury(self, entry: Entry, attempts: int, error: str, *, event: str | None = None) -> None:
         """Give the entry up, to the dead letters, after `attempts` attempts."""
@@ -179,10 +178,13 @@ class Stream:
                     return gone
                 start = f"({page[-1].entry_id}"
 
-    async def move_due(self, most: int) -> tuple[int, int]:
-        """Bring back at most `most` due entries; how many, and ms until the next is due (-1: none)."""
+    async def move_due(self, others: Sequence[Stream], most: int) -> tuple[int, int]:
+        """Bring back at most `most` due entries of this stream and of each of `others`, which are of its shard.
+
+        How many there were, and ms until the next is due (-1: none).
+        """
         async with self._redis_errors():
-            return await self._scripts.move_due(self.key, self._due, most)
+            return await self._scripts.move_due([(one.key, one.due) for one in (self, *others)], most)
 
     async def add(self, event: str, attempt: int = 1) -> bool:
         """Add an entry about an event; False when the event is on its way already."""
@@ -200,7 +202,7 @@ class Stream:
         """How much there is, by Redis' clock."""
         async with self._redis_errors():
             pipe: Any = self._redis.pipeline(transaction=False)
-            pipe.time().xlen(self.key).xrange(self.key, count=1).zcard(self._due).xlen(self._dead)
+            pipe.time().xlen(self.key).xrange(self.key, count=1).zcard(self.due).xlen(self._dead)
             (seconds, micros), depth, first, due, dead = await pipe.execute()
         oldest_s = 0.0
         if first:
@@ -217,6 +219,11 @@ class Stream:
         except _GroupExistsError:
             pass
         self._has_group = True
+
+    async def _put_off(self, entries: list[tuple[str, int, str, int]]) -> Sequence[None]:
+        async with self._redis_errors():
+            await self._scripts.retry_later(self.key, self.due, self._group, entries)
+        return [None] * len(entries)
 
     async def _finish(self, entries: list[Entry]) -> Sequence[None]:
         async with self._redis_errors():

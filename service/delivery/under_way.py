@@ -13,14 +13,19 @@ _log = get_logger("delivery.under_way")
 
 
 class UnderWay:
-    """At most `most` entries at a time. One that hangs holds one place and nobody else."""
+    """At most `most` entries at a time. One that hangs holds one place and nobody else.
 
-    def __init__(self, name: str, most: int) -> None:
+    Up to `behind` more are those that have made room: they are done but for what they share with others.
+    """
+
+    def __init__(self, name: str, most: int, *, behind: int = 0) -> None:
         self._name = name
-        self._free = most
+        self._most = most
+        self._altogether = most + behind
         self._freed = asyncio.Event()
         self._freed.set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._at_work: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -28,7 +33,7 @@ class UnderWay:
     @property
     def free(self) -> int:
         """How many more may be started now."""
-        return self._free
+        return max(0, min(self._most - len(self._at_work), self._altogether - len(self._tasks)))
 
     def holds(self, entry_id: str) -> bool:
         """Whether the entry is being worked on."""
@@ -36,17 +41,17 @@ class UnderWay:
 
     async def room(self, wait_s: float) -> int:
         """How many more may be started, waiting up to `wait_s` for there to be any."""
-        if not self._free:
+        if not self.free:
             try:
                 await asyncio.wait_for(self._freed.wait(), wait_s)
             except TimeoutError:
                 return 0
-        return self._free
+        return self.free
 
     async def start(self, entry_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` as soon as there is a place. What it raises is logged; its entry stays pending."""
         try:
-            while not self._free:
+            while not self.free:
                 await self._freed.wait()
         except BaseException:
             work.close()
@@ -54,12 +59,17 @@ class UnderWay:
         if entry_id in self._tasks:  # taken over from ourselves while both waited
             work.close()
             return
-        self._free -= 1
-        if not self._free:
-            self._freed.clear()
         task = asyncio.ensure_future(work)
         self._tasks[entry_id] = task
+        self._at_work.add(entry_id)
+        if not self.free:
+            self._freed.clear()
         task.add_done_callback(lambda done: self._done(entry_id, done))
+
+    def make_room(self, entry_id: str) -> None:
+        """What is left to do for an entry is in nobody's way: its place may be taken."""
+        self._at_work.discard(entry_id)
+        self._look_for_room()
 
     async def drain(self, timeout_s: float) -> int:
         """Wait for what is under way, then cancel the rest; how many that was."""
@@ -71,10 +81,14 @@ class UnderWay:
         await asyncio.gather(*left, return_exceptions=True)
         return len(left)
 
+    def _look_for_room(self) -> None:
+        if self.free:
+            self._freed.set()
+
     def _done(self, entry_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(entry_id, None)
-        self._free += 1
-        self._freed.set()
+        self._at_work.discard(entry_id)
+        self._look_for_room()
         if task.cancelled():
             return
         problem = task.exception()

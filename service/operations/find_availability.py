@@ -172,19 +172,29 @@ class FindAvailability:
             cells_in(minutes) for minutes in (calendar.buffer_before, calendar.slot_duration, calendar.buffer_after)
         )
         first_day = day_of(first - timedelta(minutes=calendar.buffer_before))
-        last_day = day_of(last + timedelta(minutes=calendar.slot_duration + calendar.buffer_after))
-        days = range(first_day, last_day + 1)
+        begin, end = (cell_of(one) - first_day * CELLS_PER_DAY for one in (first, five_minute_ceil(last)))
         groups = roster.zone_groups(team)
-        local_days = sorted(
-            {day for group in groups for day in range(_local_day(first, group.name), _local_day(last, group.name) + 1)}
-        )
-        planes, full, of_grid = await self._read(roster, days, local_days)
-        begin, end = cell_of(first) - planes.first_cell, cell_of(five_minute_ceil(last)) - planes.first_cell
         aligned = [
             starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end)]
-            for starts in (_aligned_rows(first_day, len(days), group.name, calendar.slot_interval) for group in groups)
+            for starts in (
+                _aligned_rows(first_day, -(-end // CELLS_PER_DAY), group.name, calendar.slot_interval)
+                for group in groups
+            )
         ]
         rows = reduce(np.union1d, aligned)
+        if not len(rows):
+            return NO_STARTS, True
+        # No day is read that no slot of these touches: of a large team each is most of a megabyte.
+        days = range(first_day, first_day + (int(rows[-1]) + cells + after - 1) // CELLS_PER_DAY + 1)
+        latest = instant_of(first_day * CELLS_PER_DAY + int(rows[-1]))
+        local_days = sorted(
+            {
+                day
+                for group in groups
+                for day in range(_local_day(first, group.name), _local_day(latest, group.name) + 1)
+            }
+        )
+        planes, full, of_grid = await self._read(roster, days, local_days)
         free = planes.starts(rows, cells=cells, before=before, after=after)
         found = np.zeros_like(free)
         for group, starts in zip(groups, aligned, strict=True):

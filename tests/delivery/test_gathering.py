@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 
 from service.batching import Batcher
-from service.delivery import consume as consuming
 from service.delivery.consume import MOST_READ, consume
 from service.delivery.stream import Entry, Stream
 from tests.servers import eventually
@@ -50,6 +49,36 @@ async def test_enough_is_not_kept_waiting() -> None:
     assert calls.batches == []
     assert await asyncio.gather(*first, batcher.submit(2)) == [0, 1, 2]
     assert calls.batches == [[0, 1, 2]]
+
+
+async def test_the_last_for_now_is_not_kept_waiting_and_takes_those_before_it_along() -> None:
+    calls = _Calls()
+    more = True
+    batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=NEVER_S, enough=10, more_to_come=lambda: more)
+    first = [batcher.submit(number) for number in range(2)]
+    await asyncio.sleep(0.01)
+    assert calls.batches == []
+    more = False
+    assert await asyncio.gather(*first, batcher.submit(2), batcher.submit(3)) == [0, 1, 2, 3]
+    assert calls.batches == [[0, 1, 2, 3]], "what comes in the same turn of the loop joins it"
+
+
+async def test_the_last_that_came_during_a_call_follows_it_at_once() -> None:
+    calls = _Calls()
+    calls.held = asyncio.Event()
+    batcher: Batcher[int, int] = Batcher(
+        calls, most=10, gathering_s=NEVER_S, enough=10, more_to_come=lambda: not calls.batches
+    )
+    more = [batcher.submit(0)]
+    await asyncio.sleep(0.01)
+    assert calls.batches == []
+    calls.batches.append([])
+    more.append(batcher.submit(1))
+    await asyncio.sleep(0.01)
+    more.append(batcher.submit(2))
+    calls.held.set()
+    assert await asyncio.gather(*more) == [0, 1, 2]
+    assert calls.batches == [[], [0, 1], [2]]
 
 
 async def test_enough_that_came_during_a_call_follows_it_at_once() -> None:
@@ -93,7 +122,7 @@ class _Pages:
         return [Entry(f"{number}-0", {}) for number in range(min(count, self.left.pop(0)))]
 
     async def room(self) -> int:
-        return 100
+        return MOST_READ
 
     async def take(self, stream: Stream, entries: list[Entry]) -> None:
         self.taken.append(len(entries))
@@ -109,12 +138,9 @@ class _Pages:
         pytest.param((1, 1), [1], id="after a part of one more may come"),
     ],
 )
-async def test_a_page_that_is_not_full_is_followed_by_a_moment(
-    monkeypatch: pytest.MonkeyPatch, pages: tuple[int, ...], taken: list[int]
-) -> None:
-    monkeypatch.setattr(consuming, "GATHERING_S", NEVER_S)
+async def test_a_page_that_is_not_full_is_followed_by_a_moment(pages: tuple[int, ...], taken: list[int]) -> None:
     work = _Pages(*pages)
-    reading = asyncio.ensure_future(consume(cast("Any", work), work, asyncio.Event()))
+    reading = asyncio.ensure_future(consume(cast("Any", work), work, asyncio.Event(), gathering_s=NEVER_S))
 
     async def read_so_far() -> bool:
         return work.taken == taken

@@ -10,6 +10,7 @@ import pytest
 from service.db.deliveries import DeliveryRecord
 from service.delivery.destinations import CrmDestination
 from service.delivery.dispatcher import Dispatcher, RetryPolicy
+from service.delivery.recorder import DeliveryRecorder
 from service.errors import OutcomeUnknown, Unavailable
 from service.mocks.server import serving
 from service.outside.breaker import Breaker
@@ -108,6 +109,7 @@ async def test_what_is_in_hand_when_the_receiver_is_left_alone_is_put_off_untrie
         dispatcher = Dispatcher(
             CrmDestination(Crm(crm, bench.session, 2)),
             store=bench.services.deliveries,
+            recorder=DeliveryRecorder(bench.services.deliveries, bench.services.chance),
             breaker=breaker,
             policy=QUICK,
             metrics=bench.services.metrics,

@@ -63,17 +63,17 @@ async def test_a_finished_entry_is_acknowledged_and_gone(world: World) -> None:
 async def test_a_retry_waits_until_it_is_due_and_comes_back_with_its_attempt(world: World) -> None:
     stream, entry_id = await _entry(world, "1 2 3")
     due = world.keys.due("crm")
-    assert await world.scripts.move_due(stream, due, 10) == (0, -1)
-    assert await world.scripts.retry_later(stream, due, GROUP, entry_id, 60_000, "1 2 3", 2)
+    assert await world.scripts.move_due([(stream, due)], 10) == (0, -1)
+    assert await world.scripts.retry_later(stream, due, GROUP, [(entry_id, 60_000, "1 2 3", 2)]) == 1
     assert await _left(world, stream) == (0, 0)
-    moved, wait_ms = await world.scripts.move_due(stream, due, 10)
+    moved, wait_ms = await world.scripts.move_due([(stream, due)], 10)
     assert moved == 0
     assert 0 < wait_ms <= 60_000
     await world.redis.zadd(due, {"2 1 2 3": 1})  # time passes
-    assert await world.scripts.move_due(stream, due, 10) == (1, -1)
+    assert await world.scripts.move_due([(stream, due)], 10) == (1, -1)
     (entry,) = (await world.snapshot())[stream]
     assert entry == {b"event": b"1 2 3", b"attempt": b"2"}
-    assert not await world.scripts.retry_later(stream, due, GROUP, entry_id, 0, "1 2 3", 2)
+    assert await world.scripts.retry_later(stream, due, GROUP, [(entry_id, 0, "1 2 3", 2)]) == 0
     assert await world.redis.zcard(due) == 0
 
 
@@ -81,7 +81,7 @@ async def test_a_retry_waits_until_it_is_due_and_comes_back_with_its_attempt(wor
 async def test_no_more_are_moved_than_asked_for_and_the_earliest_first(world: World) -> None:
     stream, due = world.keys.stream("crm"), world.keys.due("crm")
     await world.redis.zadd(due, {"2 b": 2, "2 a": 1, "2 c": 3})
-    assert await world.scripts.move_due(stream, due, 2) == (2, 0)
+    assert await world.scripts.move_due([(stream, due)], 2) == (2, 0)
     assert [entry[b"event"] for entry in (await world.snapshot())[stream]] == [b"a", b"b"]
 
 
@@ -110,10 +110,10 @@ async def test_an_event_on_its_way_is_not_enqueued_again_wherever_it_is(world: W
         return added
 
     assert await again() == 0, "being worked on"
-    await world.scripts.retry_later(stream, due, GROUP, entry_id, 0, "1 2 3", 2)
+    await world.scripts.retry_later(stream, due, GROUP, [(entry_id, 0, "1 2 3", 2)])
     assert await again() == 0, "due later"
     await world.redis.zadd(due, {"2 1 2 3": 1})
-    await world.scripts.move_due(stream, due, 10)
+    await world.scripts.move_due([(stream, due)], 10)
     assert await again() == 0, "waiting once more"
     (entry,) = await _entries(world, stream)
     assert entry[1] == {b"event": b"1 2 3", b"attempt": b"2"}
