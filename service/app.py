@@ -141,9 +141,6 @@ async def open_services(
             partial(_count_trips, metrics), timeout_s=settings.redis_timeout_ms / 1000, lateness=lateness
         )
         gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "settle", "release")}
-        committer = BookingCommitter(
-            settings.database_url, observe=metrics.commit_batch.observe, most=settings.batch_most
-        )
         gate = Gate(
             Scripts(claiming_redis),
             shards,
@@ -155,6 +152,12 @@ async def open_services(
             committing=lambda: committer.busy,
         )
         stack.push_async_callback(gate.drain)
+        committer = BookingCommitter(
+            settings.database_url,
+            observe=metrics.commit_batch.observe,
+            most=settings.batch_most,
+            done=gate.stop_gathering,
+        )
         stack.push_async_callback(committer.close)
         grid = GridStore(redis, scripts, shards, breaker)
         roster_store = RosterStore(

@@ -21,7 +21,7 @@ class Batcher(Generic[Item, Result]):
     `call` gets the items in the order they came and returns one result each. When it raises, everybody
     in that batch gets the exception. `observe` is told the size of each batch. For work that nobody waits for, a
     batch collects for `gathering_s` before it is handed over, or until it is `enough`, or until `more_to_come` says
-    when an item comes that it is the last for now.
+    when an item comes that it is the last for now, or `hurry`. `done` is called after each call.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Batcher(Generic[Item, Result]):
         enough: int = 1,
         more_to_come: Callable[[], bool] = lambda: True,
         observe: Callable[[int], None] | None = None,
+        done: Callable[[], None] | None = None,
     ) -> None:
         self._call = call
         self._most = most
@@ -42,6 +43,7 @@ class Batcher(Generic[Item, Result]):
         self._enough = enough if gathering_s else 1
         self._more_to_come = more_to_come
         self._observe = observe
+        self._done = done
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._scheduled: asyncio.Handle | None = None
         self._hurried = False
@@ -64,6 +66,13 @@ class Batcher(Generic[Item, Result]):
         if self._free_lanes:
             self._schedule(loop)
         return future
+
+    def hurry(self) -> None:
+        """What waits has waited long enough."""
+        if self._waiting and self._free_lanes:
+            if self._scheduled is not None:
+                self._scheduled.cancel()
+            self._start()
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or in flight."""
@@ -110,7 +119,9 @@ class Batcher(Generic[Item, Result]):
                 raise
         finally:
             self._free_lanes += 1
-            if len(self._waiting) >= self._enough:
+            if len(self._waiting) >= self._enough or not self._more_to_come():
                 self._start()
             elif self._waiting:
                 self._schedule(asyncio.get_running_loop())
+            if self._done is not None:
+                self._done()

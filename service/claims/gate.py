@@ -104,6 +104,11 @@ class Gate:
             raise ItemBroken(f"the gate could not evaluate the request: {_text(reply.first)}")
         return reply
 
+    def stop_gathering(self) -> None:
+        """What was committed is; claims that waited for it wait no longer."""
+        for admissions in self._admissions.values():
+            admissions.hurry()
+
     @property
     def behind(self) -> bool:
         """Whether something may have been changed without Redis that the grid does not show yet."""

@@ -76,10 +76,18 @@ class BookingCommitter:
     """Commits bookings in groups on one connection of its own (no pool checkout, no reset on the hot path)."""
 
     def __init__(
-        self, url: str, *, observe: Callable[[int], None] = lambda _size: None, most: int = MOST_IN_ONE_COMMIT
+        self,
+        url: str,
+        *,
+        observe: Callable[[int], None] = lambda _size: None,
+        most: int = MOST_IN_ONE_COMMIT,
+        done: Callable[[], None] | None = None,
     ) -> None:
+        """`observe` is told the size of each commit, `done` is called after it."""
         self._url = url
-        self._batcher: Batcher[NewBooking, Committed | BookingError] = Batcher(self._commit, most=most, observe=observe)
+        self._batcher: Batcher[NewBooking, Committed | BookingError] = Batcher(
+            self._commit, most=most, observe=observe, done=done
+        )
         self._connection: Any = None
         self._prepared: Any = None
         self._chance = random.Random()

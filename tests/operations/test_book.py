@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pytest
 from msgspec.structs import replace
 
-from service.app import Services
+from service.app import Services, open_services
+from service.claims import gate
+from service.config import Settings
 from service.errors import IdempotencyKeyReused, SlotUnavailable
 from service.operations.book import Booked
 from service.operations.local_rates import RateSeen
+from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
 
 
@@ -47,3 +52,35 @@ async def test_one_key_books_once_and_its_answer_outlives_redis(services: Servic
     again = await services.book(request, caller(org), RateSeen())
     assert again.replayed
     assert again.body == answers[0].body
+
+
+async def test_claims_gather_while_a_commit_is_under_way_and_go_when_it_is_done(
+    settings: Settings, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "CLAIMS_GATHER_S", 3600.0)
+    async with open_services(settings) as services:
+        org = await services.roster_store.organization("demo")
+        assert org is not None
+        starts = await free_starts(services, org)
+
+        def book(number: int) -> asyncio.Future[Booked]:
+            return asyncio.ensure_future(
+                services.book(wish(starts[20 + number], person=number), caller(org), RateSeen())
+            )
+
+        await book(0)
+        await services.gate.drain()
+        async with steps.commits_held(sql):
+            first = book(1)
+            await steps.a_commit_waits(sql)
+            others: list[asyncio.Future[Booked]] = []
+            for number in (2, 3, 4):
+                others.append(book(number))
+                await asyncio.sleep(0.02)
+            assert len(await services.grid.pending()) == 1
+            scripts = services.gate._scripts
+            watched = patch.object(scripts, "claim_slot", wraps=scripts.claim_slot)
+            claim_slot = watched.start()
+        await asyncio.gather(first, *others)
+        watched.stop()
+        assert [len(call.args[2]) for call in claim_slot.call_args_list] == [3]
