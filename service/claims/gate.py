@@ -20,7 +20,7 @@ from service.errors import GateClosed, ItemBroken
 
 MOST_IN_ONE_CALL = 128
 # How long a settlement that nobody waits for waits for others: a few times as many share a call.
-GATHERING_S = 0.04
+GATHERING_S = 0.02
 
 # What is claimed while others commit would wait for them before its own commit: it waits here instead, for company.
 # No longer than this, and not beyond so many.

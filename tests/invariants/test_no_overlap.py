@@ -50,6 +50,7 @@ async def test_2000_mixed_bookings_and_cancellations_of_two_processes_leave_no_o
     assert await overlaps(sql) == 0
     assert await sql.fetchval("SELECT count(*) FROM events") == kinds["booked"] + 2 * kinds["left"]
     # Both sides agree again: what is taken, how many a day, and who is owed what.
+    await asyncio.gather(*(services.gate.drain() for services in pair))
     assert await one.grid.pending() == {}
     assert await differences(one, org) == 0
     owed = await one.grid.deficits(org, 6)

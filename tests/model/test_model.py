@@ -7,6 +7,7 @@ failure names its seed and every step up to it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from datetime import timedelta
@@ -78,6 +79,7 @@ async def look(world: World, model: Model, process: Process) -> None:
             f"not listed {sorted(bookable - listed)[:5]}"
         )
     assert await differences(services, world.org) == 0
+    await asyncio.gather(*(one.services.gate.drain() for one in world.processes))
     assert await services.grid.pending() == {}
     account = await services.roster_store.deficits(roster)
     owed = {coach.coach_id: account.get(coach.column, 0) for coach in roster.coaches}

@@ -131,7 +131,8 @@ async def a_commit_waits(sql: Any) -> None:
 
 
 async def expire_pending(services: Services) -> None:
-    """Let the deadline of everything pending have passed."""
+    """Let the deadline of everything pending have passed, once what was answered has been settled."""
+    await services.gate.drain()
     for keys in services.shards.all:
         entries: dict[bytes, bytes] = await services.redis.hgetall(keys.pending)  # type: ignore[misc]
         for token, packed in entries.items():

@@ -148,6 +148,7 @@ async def test_what_the_grid_does_not_show_is_refused_by_the_constraint_and_repa
     moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
     assert moved.coach_id != "coach-4"
     assert services.metrics.backstop_conflicts._value.get() == before + 1
+    await services.gate.drain()
     assert await services.grid.pending() == {}
     with pytest.raises(SlotUnavailable):
         await services.move(org, booked.appointment_id, MoveWish(coach_id="coach-4"), **WHO)
