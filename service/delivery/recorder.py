@@ -10,7 +10,7 @@ from service.batching import Batcher
 from service.db.deliveries import DeliveryRecord, DeliveryStore
 from service.delivery.patience import patiently
 
-# Whoever is told of nothing more meanwhile has it written down at once.
+# So long a record waits for those of attempts that are still under way.
 GATHERING_S = 0.25
 MOST_AT_ONCE = 256
 

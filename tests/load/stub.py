@@ -23,11 +23,12 @@ CALENDAR = {
     "max_days_ahead": 30,
 }
 LIES = ("start_time", "coach_id", "replay", "mark")
+_OF_REPLAYS = ("replay", "mark")
 HALF_HOUR = timedelta(minutes=30)
 
 
 class Stub:
-    """`lies` are told in turn to those who book; `refusal` (status, error, Retry-After) is what bookings meet.
+    """`lies` are told in turn to those who book, or book again; `refusal` (status, error, Retry-After) is what bookings meet.
 
     `stall_s` is one standstill of everybody, from the request numbered `stall_at` on; `held` counts who met it.
     """
@@ -43,7 +44,8 @@ class Stub:
         self.asked: Counter[str] = Counter()
         self.held = 0
         self.url = ""
-        self._lies: Iterator[str] = cycle(lies or ("",))
+        self._lies: Iterator[str] = cycle([lie for lie in lies if lie not in _OF_REPLAYS] or [""])
+        self._lies_again: Iterator[str] = cycle([lie for lie in lies if lie in _OF_REPLAYS] or [""])
         self._refusal = refusal
         self._stall_at, self._stall_s = stall_at, stall_s
         self._still: asyncio.Event | None = None
@@ -102,7 +104,8 @@ class Stub:
     async def _book(self, request: web.Request) -> web.Response:
         if self._refusal is not None:
             return refused(*self._refusal)
-        key, wish, lie = request.headers["Idempotency-Key"], await request.json(), next(self._lies)
+        key, wish = request.headers["Idempotency-Key"], await request.json()
+        lie = next(self._lies_again if key in self._by_key else self._lies)
         if key in self._by_key:
             raw, name = self._by_key[key]
             raw = raw.replace(b"scheduled", b"scheduled ") if lie == "replay" else raw
