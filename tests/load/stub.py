@@ -28,8 +28,9 @@ HALF_HOUR = timedelta(minutes=30)
 
 
 class Stub:
-    """`lies` are told in turn to those who book, or book again; `refusal` (status, error, Retry-After) is what bookings meet.
+    """`lies` are told in turn to those who book, or book again.
 
+    `refusal` (status, error, Retry-After) is what bookings meet.
     `stall_s` is one standstill of everybody, from the request numbered `stall_at` on; `held` counts who met it.
     """
 
