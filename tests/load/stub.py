@@ -45,7 +45,7 @@ class Stub:
         self.asked: Counter[str] = Counter()
         self.held = 0
         self.url = ""
-        self._lies: Iterator[str] = cycle([lie for lie in lies if lie not in _OF_REPLAYS] or [""])
+        self._lies: Iterator[str] = cycle(lies or ("",))  # those of replays leave a first booking honest
         self._lies_again: Iterator[str] = cycle([lie for lie in lies if lie in _OF_REPLAYS] or [""])
         self._refusal = refusal
         self._stall_at, self._stall_s = stall_at, stall_s
