@@ -1,8 +1,8 @@
 """One call for everybody who is waiting: the shape both the Redis gate and the Postgres commit share.
 
-While a call is in flight the next batch collects; there is no timer where somebody waits for the answer, so an
-idle service answers at once and a busy one makes fewer, larger calls. A caller that goes away does not take the batch
-with it.
+While a call is in flight the next batch collects, so an idle service answers at once and a busy one makes fewer, larger
+calls. There is a timer only for what nobody waits for, and for what would have to wait anyway. A caller that goes away
+does not take the batch with it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ class Batcher(Generic[Item, Result]):
     """Collects items and hands them to `call` in batches of at most `most`, `lanes` calls at a time.
 
     `call` gets the items in the order they came and returns one result each. When it raises, everybody
-    in that batch gets the exception. `observe` is told the size of each batch. For work that nobody waits for, a
-    batch collects for `gathering_s` before it is handed over, or until it is `enough`, or until `more_to_come` says
-    when an item comes that it is the last for now, or `hurry`. `done` is called after each call.
+    in that batch gets the exception. `observe` is told the size of each batch, `done` is called after each call.
+
+    With `gathering_s` a batch is handed over so long after its first item, or before: when it is `enough`, when an item
+    comes and `more_to_come` denies that more will, or on `hurry`.
     """
 
     def __init__(

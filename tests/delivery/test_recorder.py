@@ -90,13 +90,17 @@ async def test_the_attempts_of_a_crowd_share_commits_and_calls(bench: Bench) -> 
 
 async def test_whoever_is_done_but_for_what_is_shared_makes_room() -> None:
     going = asyncio.Event()
+
+    async def work() -> None:
+        await going.wait()
+
     under_way = UnderWay("test", 2, behind=1)
     for name in ("a", "b"):
-        await under_way.start(name, going.wait())  # type: ignore[arg-type]
+        await under_way.start(name, work())
     assert (under_way.free, await under_way.room(0.01)) == (0, 0)
     under_way.make_room("a")
     assert under_way.free == 1
-    await under_way.start("c", going.wait())  # type: ignore[arg-type]
+    await under_way.start("c", work())
     under_way.make_room("b")
     assert (under_way.free, len(under_way)) == (0, 3), "no more than one may be behind"
     waiting = asyncio.ensure_future(under_way.room(5))

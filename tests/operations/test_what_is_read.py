@@ -1,0 +1,30 @@
+"""Availability reads the days that its slots touch, and no other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from unittest.mock import patch
+
+import pytest
+
+from service.app import Services
+from service.domain.grid import day_of, day_start
+
+
+@pytest.mark.parametrize(
+    ("calendar", "days"),
+    [
+        pytest.param("cal-3", 7, id="the last slot ends at midnight"),
+        pytest.param("cal-1", 8, id="the last slot ends after it"),
+    ],
+)
+async def test_a_week_from_midnight_reads_no_day_that_no_slot_touches(
+    services: Services, org: int, calendar: str, days: int
+) -> None:
+    first = day_of(services.clock.now()) + 2
+    start = day_start(first)
+    roster = await services.rosters.get(org)
+    with patch.object(services.grid, "read", wraps=services.grid.read) as read:
+        found = await services.availability(roster, roster.calendar(calendar), None, start, start + timedelta(days=7))
+    assert found.total > 0
+    assert [call.args[1] for call in read.call_args_list][-1] == range(first, first + days)
