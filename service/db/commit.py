@@ -26,6 +26,9 @@ from service.logs import get_logger
 
 MOST_IN_ONE_COMMIT = 128
 ATTEMPTS = 4
+# A plan is kept for as long as the connection, and so are those of the foreign keys: a table that was small when they
+# were made must not be read from end to end ever after.
+_BY_INDEX = {"enable_seqscan": "off"}
 
 _log = get_logger("db.appointments")
 
@@ -120,7 +123,7 @@ class BookingCommitter:
 
     async def _statement(self) -> Any:
         if self._connection is None or self._connection.is_closed():
-            connection: Any = await open_connection(self._url)
+            connection: Any = await open_connection(self._url, **_BY_INDEX)
             try:
                 self._prepared = await connection.prepare(statement("commit_bookings"))
             except BaseException:  # a cancellation as well: a connection without its statement is of no use

@@ -63,7 +63,7 @@ async def _as_it_is(connection: Any) -> None:
     """
 
 
-def _options() -> dict[str, Any]:
+def _options(**settings: str) -> dict[str, Any]:
     return {
         "command_timeout": CLIENT_TIMEOUT_S,
         "timeout": CONNECT_TIMEOUT_S,
@@ -74,14 +74,15 @@ def _options() -> dict[str, Any]:
             # A process that stands still in a transaction would hold its locks for as long.
             "idle_in_transaction_session_timeout": str(STATEMENT_TIMEOUT_MS),
             "timezone": "UTC",
+            **settings,
         },
     }
 
 
-async def open_connection(url: str, **more: Any) -> Any:
-    """One connection of one's own, prepared like the pool's. Raises Unavailable."""
+async def open_connection(url: str, **settings: str) -> Any:
+    """One connection of one's own, prepared like the pool's, with more settings of the server. Raises Unavailable."""
     try:
-        connection: Any = await asyncpg.connect(url, **{**_options(), **more})
+        connection: Any = await asyncpg.connect(url, **_options(**settings))
         await prepare_connection(connection)
     except (*UNKNOWN, *CROWDED) as problem:
         raise Unavailable(f"Postgres cannot be reached: {type(problem).__name__}") from problem

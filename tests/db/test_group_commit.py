@@ -16,6 +16,7 @@ from service.db.connection import Database
 from service.domain.appointment import Status
 from service.errors import BookingError, Unavailable
 from tests.db.rows import MONDAY, ORG, booking, committing, looking_into
+from tests.servers import eventually
 
 HOUR = timedelta(hours=1)
 
@@ -160,3 +161,30 @@ async def test_an_answer_is_kept_byte_for_byte(database_url: str) -> None:
     assert stored is not None
     assert stored.status is Status.SCHEDULED
     assert msgspec.structs.replace(stored, contact_name=None) == one.appointment
+
+
+async def test_no_table_is_read_from_end_to_end_by_a_plan_from_when_it_was_small(database_url: str) -> None:
+    tables = ("idempotency_records", "coaches", "appointments", "contacts", "events")
+    async with looking_into(database_url) as sql:
+        await sql.execute("ANALYZE coaches")
+        async with committing(database_url) as (committer, _):
+            for number in range(8):  # the plan that is kept is made within the first six
+                assert (await committer.commit(booking(MONDAY + number * HOUR, key=f"k{number}"))).outcome == "taken"
+            await sql.execute(
+                "INSERT INTO idempotency_records (org_id, key, fingerprint, status, body)"
+                " SELECT $1, 'kept' || n, ''::bytea, 200, ''::bytea FROM generate_series(1, 3000) AS n",
+                ORG,
+            )
+            for number in range(8, 16):
+                assert (await committer.commit(booking(MONDAY + number * HOUR, key=f"k{number}"))).outcome == "taken"
+
+        async def told() -> bool:  # what a connection did is counted by its end
+            return await sql.fetchval("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'appointments'") == 16
+
+        await eventually(told, what="the statistics of the committer's connection")
+        read = dict(await sql.fetch("SELECT relname, seq_tup_read FROM pg_stat_user_tables"))
+        entries = await sql.fetchval(
+            "SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relname = 'idempotency_records'"
+        )
+    assert {table: read[table] for table in tables} == dict.fromkeys(tables, 0)
+    assert entries == 0

@@ -39,9 +39,11 @@ taken AS (
         idempotency_key, fingerprint, created_at, created_at
     FROM wish AS w
     WHERE appointment_id NOT IN (SELECT f.appointment_id FROM fence AS f)
-        AND NOT EXISTS (
-            SELECT FROM idempotency_records AS r WHERE r.org_id = w.org_id AND r.key = w.idempotency_key
-        )
+        -- Looked up row by row. As NOT EXISTS it is a join, and by a plan from when there were few records each commit
+        -- read all of them: 1,200 a booking among 18,000. Postgres took 1.5 times as long.
+        AND (
+            SELECT r.key FROM idempotency_records AS r WHERE r.org_id = w.org_id AND r.key = w.idempotency_key LIMIT 1
+        ) IS NULL
     ORDER BY org_id, coach_no, starts_at
     ON CONFLICT DO NOTHING
     RETURNING org_id, appointment_id
