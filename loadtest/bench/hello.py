@@ -1,6 +1,7 @@
 """`python -m loadtest.bench.hello --port P --processes N`: what Sanic can answer when there is nothing to do.
 
-The processes share one socket that their parent bound, on uvloop, without access log: as the API's do.
+The processes share one socket that their parent bound, on uvloop, without access log: as the API's do. All else is as
+Sanic sets it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _fork(listening: socket.socket) -> int:
 
 async def _serve(listening: socket.socket) -> None:
     config = Config(env_prefix="")
-    config.update({"ACCESS_LOG": False, "MOTD": False, "OAS": False, "AUTO_EXTEND": False, "TOUCHUP": False})
+    config.update({"ACCESS_LOG": False, "MOTD": False, "OAS": False, "AUTO_EXTEND": False})
     app: Any = Sanic("hello", config=config, configure_logging=False)
 
     @app.get("/")
