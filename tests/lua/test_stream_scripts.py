@@ -58,6 +58,22 @@ async def test_a_finished_entry_is_acknowledged_and_gone(world: World) -> None:
     assert await world.scripts.finish_entry(stream, way, GROUP, [(entry_id, "event-1")]) == 0
 
 
+@pytest.mark.outcome("finish_entry", "finished")
+async def test_entries_finished_together_take_a_command_of_each_kind(world: World) -> None:
+    stream, way = world.keys.stream("crm"), world.keys.way("crm")
+    events = [f"event-{number}" for number in range(200)]
+    await world.scripts.enqueue(stream, way, [(event, 1) for event in [*events, "left"]])
+    await world.redis.xgroup_create(stream, GROUP, id="0")
+    ((_, read),) = await world.redis.xreadgroup(GROUP, "me", {stream: ">"}, count=len(events))
+    await world.redis.config_resetstat()
+    done = [(entry_id.decode(), event) for (entry_id, _), event in zip(read, events, strict=True)]
+    assert await world.scripts.finish_entry(stream, way, GROUP, done) == len(events)
+    counts = await world.redis.info("commandstats")
+    assert [counts[f"cmdstat_{name}"]["calls"] for name in ("xack", "xdel", "srem")] == [1, 1, 1]
+    assert await _left(world, stream) == (1, 0)
+    assert await world.redis.smembers(way) == {b"left"}  # type: ignore[misc]
+
+
 @pytest.mark.outcome("retry_later", "scheduled", "absent")
 @pytest.mark.outcome("move_due", "moved", "idle")
 async def test_a_retry_waits_until_it_is_due_and_comes_back_with_its_attempt(world: World) -> None:
