@@ -9,7 +9,8 @@
 --          token   of the claim (or of the noted release whose change was refused), false when nothing is pending
 --          event   'org appointment_id sequence', false when there is nothing to announce
 --          streams [[stream, on their way] ...] of the destinations that must hear of the event
---          answer  [mark, stream, key_name, org, fingerprint, status, appointment_id, body], false when the request had no key
+--          answer  [mark, stream, key_name, org, fingerprint, status, appointment_id, value], false when the request had
+--                  no key; value is what the mark holds from now on, see `look_up` in claim_slot.lua
 --
 -- Reply: one outcome an item
 --   settled   the token was pending and is not any more
@@ -37,7 +38,10 @@ local function disturb(entry)
   if entry[12] then disturb_run(entry[3], entry[12], entry[13], entry[14], entry[15]) end
 end
 
-local function settle(item)
+-- What is to be announced, by stream, of whom; told together, because a command for each took as long as all the rest.
+local heard = {}
+
+local function settle(item, place)
   local token, event, streams, answer = item[1], item[2], item[3], item[4]
   local outcome = 'absent'
   if token then
@@ -49,20 +53,46 @@ local function settle(item)
   end
   if event then
     for _, to in ipairs(streams) do
-      if call('SADD', KEYS[to[2]], event) == 1 then call('XADD', KEYS[to[1]], '*', 'event', event, 'attempt', '1') end
+      local of_stream = heard[to[1]]
+      if not of_stream then
+        of_stream = { way = to[2], events = {}, places = {} }
+        heard[to[1]] = of_stream
+      end
+      local n = #of_stream.events + 1
+      of_stream.events[n], of_stream.places[n] = event, place
     end
   end
   if answer then
-    call('SET', KEYS[answer[1]], 'd' .. answer[5] .. answer[8], 'PX', ttl_ms)
+    call('SET', KEYS[answer[1]], answer[8], 'PX', ttl_ms)
     call('XADD', KEYS[answer[2]], '*', 'key', answer[3], 'org', answer[4], 'fingerprint', answer[5],
-      'status', answer[6], 'appointment_id', answer[7], 'body', answer[8])
+      'status', answer[6], 'appointment_id', answer[7])
   end
   return outcome
 end
 
+-- Each event once, and not while it is on its way.
+local function announce(stream, of_stream)
+  local way, events, fresh = KEYS[of_stream.way], of_stream.events, {}
+  local on_its_way = call('SMISMEMBER', way, unpack(events))
+  local met = {}
+  for i, event in ipairs(events) do
+    if on_its_way[i] == 0 and not met[event] then
+      met[event], fresh[#fresh + 1] = true, event
+    end
+  end
+  if #fresh == 0 then return end
+  call('SADD', way, unpack(fresh))
+  for _, event in ipairs(fresh) do call('XADD', KEYS[stream], '*', 'event', event, 'attempt', '1') end
+end
+
 local outcomes = {}
 for i, item in ipairs(items) do
-  local well, outcome = pcall(settle, item)
+  local well, outcome = pcall(settle, item, i)
   outcomes[i] = well and outcome or 'broken'
+end
+for stream, of_stream in pairs(heard) do
+  if not pcall(announce, stream, of_stream) then
+    for _, place in ipairs(of_stream.places) do outcomes[place] = 'broken' end
+  end
 end
 return outcomes

@@ -247,7 +247,7 @@ class Gate:
                     item.answer.fingerprint,
                     item.answer.status,
                     item.answer.appointment_id,
-                    item.answer.body.decode(),
+                    f"d{item.answer.fingerprint}{item.answer.body.decode()}",
                 ]
             packed.append([item.token or False, item.event or False, streams, answer])
         return await self._breaker.ask(self._scripts.settle_claim(name.names, self._answer_ttl_ms, packed))

@@ -71,14 +71,13 @@ class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished answer of the idempotency stream."""
+    """What the idempotency stream says of a booking's key; the answer itself is the appointment's first event."""
 
     org: int
     key: str
     fingerprint: bytes
     status: int
     appointment_id: UUID | None
-    body: bytes
 
 
 class DeliveryStore:
@@ -199,7 +198,7 @@ class IncomingStore:
 
 
 class AnswerStore:
-    """The second home of finished answers, beside Redis."""
+    """Which keys stand for bookings, among those of every other write."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -213,7 +212,6 @@ class AnswerStore:
             [a.fingerprint for a in answers],
             [a.status for a in answers],
             [a.appointment_id for a in answers],
-            [a.body for a in answers],
         )
 
 

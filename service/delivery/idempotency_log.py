@@ -1,4 +1,4 @@
-"""Writes finished answers, which Redis keeps for speed, into Postgres, which keeps them for sure."""
+"""Writes which keys stand for bookings into the table of every write's keys; their answers are with the bookings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = get_logger("delivery.idempotency_log")
 
 
 class IdempotencyLog:
-    """Takes entries (key, org, fingerprint, status, appointment_id, body) in batches, a statement each."""
+    """Takes entries (key, org, fingerprint, status, appointment_id) in batches, a statement each."""
 
     name = "idempotency"
 
@@ -76,7 +76,6 @@ def _answer(entry: Entry) -> KeptAnswer | None:
             fingerprint=bytes.fromhex(fields["fingerprint"].decode()),
             status=int(fields["status"]),
             appointment_id=UUID(hex=appointment) if appointment else None,
-            body=fields["body"],
         )
     except (KeyError, ValueError):
         return None

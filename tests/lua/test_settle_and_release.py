@@ -45,9 +45,38 @@ async def test_settling_keeps_the_answer_and_writes_it_behind(world: World) -> N
     await world.gate.settle(Settlement(ORG, wish.token, None, (), answer))
     (record,) = (await world.snapshot())[world.keys.stream("idempotency")]
     assert record[b"key"] == b"key"
-    assert record[b"body"] == answer.body
+    assert set(record) == {b"key", b"org", b"fingerprint", b"status", b"appointment_id"}  # the answer itself is a row's
     assert (record[b"org"], record[b"status"], record[b"fingerprint"]) == (b"1", b"201", b"a" * 32)
     assert 0 < await world.redis.pttl(world.keys.answer(ORG, "key")) <= 60_000
+    assert await world.redis.get(world.keys.answer(ORG, "key")) == b"d" + b"a" * 32 + answer.body
+
+
+@pytest.mark.outcome("settle_claim", "absent")
+async def test_settled_together_each_event_enters_a_stream_once_and_not_while_it_is_on_its_way(world: World) -> None:
+    await world.ready()
+    crm, blocks = ([world.keys.stream(name), world.keys.way(name)] for name in ("crm", "calendar-blocks"))
+    await world.scripts.enqueue(crm[0], crm[1], [("1 on-its-way 1", 3)])
+    keys = [world.keys.pending, world.keys.repairs, *crm, *blocks]
+    both = [[3, 4], [5, 6]]
+    events = ["1 new 1", "1 on-its-way 1", "1 new 1", "1 newer 1"]
+    await world.scripts.settle_claim(keys, 1000, [[False, event, both, False] for event in events])
+    entered = await world.snapshot()
+    assert [entry[b"event"] for entry in entered[crm[0]]] == [b"1 on-its-way 1", b"1 new 1", b"1 newer 1"]
+    assert [entry[b"event"] for entry in entered[blocks[0]]] == [b"1 new 1", b"1 on-its-way 1", b"1 newer 1"]
+    assert await world.redis.smembers(crm[1]) == {b"1 new 1", b"1 on-its-way 1", b"1 newer 1"}
+
+
+@pytest.mark.outcome("settle_claim", "broken", "settled")
+async def test_who_cannot_be_announced_is_told_so_and_the_others_are_announced(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    crm, blocks = ([world.keys.stream(name), world.keys.way(name)] for name in ("crm", "calendar-blocks"))
+    await world.redis.set(crm[0], "not a stream")
+    keys = [world.keys.pending, world.keys.repairs, *crm, *blocks]
+    items = [[False, "1 lost 1", [[3, 4]], False], [wish.token, "1 heard 1", [[5, 6]], False]]
+    assert await world.scripts.settle_claim(keys, 1000, items) == [SettleOutcome.BROKEN, SettleOutcome.SETTLED]
+    assert await world.redis.xlen(blocks[0]) == 1
 
 
 @pytest.mark.outcome("settle_claim", "broken", "settled")

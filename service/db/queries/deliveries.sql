@@ -64,9 +64,9 @@ SET state = excluded.state, attempts = excluded.attempts, last_status = excluded
 WHERE d.state <> 'delivered' AND d.replays = excluded.replays;
 
 -- name: save_answers
--- Finished answers of the idempotency stream, as a second home beside Redis.
-INSERT INTO idempotency_records (org_id, key, fingerprint, status, appointment_id, body)
-SELECT * FROM unnest($1::integer[], $2::text[], $3::bytea[], $4::smallint[], $5::uuid[], $6::bytea[])
+-- The keys of the idempotency stream. The answer is the appointment's first event, see answers_of_keys.
+INSERT INTO idempotency_records (org_id, key, fingerprint, status, appointment_id)
+SELECT * FROM unnest($1::integer[], $2::text[], $3::bytea[], $4::smallint[], $5::uuid[])
 ON CONFLICT DO NOTHING;
 
 -- name: accept_webhook_event
