@@ -37,6 +37,7 @@
 
 local band, bor, bxor, bnot, lshift = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift
 local unpack_bytes, pack_bytes, floor, find = struct.unpack, struct.pack, math.floor, string.find
+-- What is always the same is given to `call` as text: each number it is given is printed first.
 local call = redis.call
 
 local pending = KEYS[1]
@@ -54,8 +55,9 @@ end
 
 local UNITS = 1000000
 local ENOUGH = 32
-local BITS = {}
-for k = 0, 31 do BITS[k] = lshift(1, 31 - k) end
+-- The bit of each column of a word, for `bit` and for arithmetic, which needs no call.
+local BITS, PLACES = {}, {}
+for k = 0, 31 do BITS[k], PLACES[k] = lshift(1, 31 - k), 2 ^ (31 - k) end
 -- How the integers of a word of columns are packed, and in how many bytes.
 local SCORES, DEFICITS, LIMITS = { 'I4', 128 }, { 'i4', 128 }, { 'I2', 64 }
 for _, form in ipairs({ SCORES, DEFICITS, LIMITS }) do form[1] = '>' .. string.rep(form[1], 32) end
@@ -133,7 +135,7 @@ local function read_rows(claim, width)
     rows[i] = { open, occupied, open_count, count }
   end
   for i, date in ipairs(claim[8]) do
-    local full = call('GETRANGE', KEYS[date[2]], 0, -1)
+    local full = call('GETRANGE', KEYS[date[2]], '0', '-1')
     if #full ~= width then return nil end
     fulls[i] = full
   end
@@ -193,25 +195,31 @@ local function not_taken_from(rows, width, w)
   if at and at <= width then return floor((at - 1) / 4) end
 end
 
-local function add_columns(found, w, free)
-  local n = #found
+-- The columns whose bits are set in word `w`, behind the `n` found so far; how many there are now.
+local function add_columns(found, n, w, free)
+  local left = free % 4294967296
   for k = 0, 31 do
-    if band(free, BITS[k]) ~= 0 then
+    if left >= PLACES[k] then
       n = n + 1
       found[n] = w * 32 + k
-      free = bxor(free, BITS[k])
-      if free == 0 then return end
+      left = left - PLACES[k]
+      if left == 0 then break end
     end
   end
+  return n
 end
 
-local function free_columns(claim, roster, rows, fulls, team, wanted)
-  local width, found, zones = roster.width, {}, {}
+-- Lists that each claim fills anew, so that they have grown already.
+local found, scores, deficits, words_owed, values = {}, {}, {}, {}, {}
+
+-- Put the columns of the team that are free into `found`; how many.
+local function find_free(claim, roster, rows, fulls, team, wanted)
+  local width, zones, n = roster.width, {}, 0
   for i, date in ipairs(claim[8]) do
     zones[i] = date[1] and field_of(KEYS[claim[2]], roster, date[1]) or false
   end
   local words = #team / 6
-  if words == 0 then return found end
+  if words == 0 then return 0 end
   -- Of a team without gaps so many words further is so many places further.
   local leap = words >= WIDE and unpack_bytes('>H', team, #team - 5) - unpack_bytes('>H', team) == words - 1
   local place, left = claim[11] % words, words
@@ -229,28 +237,32 @@ local function free_columns(claim, roster, rows, fulls, team, wanted)
       end
       if members ~= 0 then
         local free = free_in_word(rows, fulls, zones, width, w, members)
-        if free ~= 0 then add_columns(found, w, free) end
-        if #found >= ENOUGH then break end
+        if free ~= 0 then n = add_columns(found, n, w, free) end
+        if n >= ENOUGH then break end
       end
       left, place = left - 1, (place + 1) % words
     end
   end
-  return found
+  return n
 end
 
-local function candidates(claim, roster, rows, fulls, team)
+-- Put the columns that come into question into `found`; how many.
+local function find_candidates(claim, roster, rows, fulls, team)
   local own = claim[17]
-  if not own then return free_columns(claim, roster, rows, fulls, team, claim[10]) end
+  if not own then return find_free(claim, roster, rows, fulls, team, claim[10]) end
   take_own_out(claim, rows, fulls, roster.width)
   if own[7] == 'keep' then
-    local kept = free_columns(claim, roster, rows, fulls, team, own[2])
-    if #kept > 0 then return kept end
+    local kept = find_free(claim, roster, rows, fulls, team, own[2])
+    if kept > 0 then return kept end
   end
-  local found = {}
-  for _, column in ipairs(free_columns(claim, roster, rows, fulls, team, claim[10])) do
-    if own[7] ~= 'others' or column ~= own[2] then found[#found + 1] = column end
+  local n = 0
+  for i = 1, find_free(claim, roster, rows, fulls, team, claim[10]) do
+    if own[7] ~= 'others' or found[i] ~= own[2] then
+      n = n + 1
+      found[n] = found[i]
+    end
   end
-  return found
+  return n
 end
 
 local function from_hex(text)
@@ -274,55 +286,56 @@ local function word_of(words, key, w, form)
   return word
 end
 
--- What each found column scores and is owed; also the word of deficits it stands in.
-local function weigh(claim, found)
-  local scores, deficits, words = {}, {}, {}
+-- What each of the `n` found columns scores and is owed, and the word of deficits it stands in; all scores together.
+local function weigh(claim, n)
   local scores_key, deficits_key = KEYS[claim[12]], KEYS[claim[14]]
-  local w, of_word, owed_in_word = -1, nil, nil
-  for i = 1, #found do
+  local first, of_word, owed_in_word, total = nil, nil, nil, 0
+  for i = 1, n do
     local column = found[i]
-    local k = column % 32 + 1
-    if (column - k + 1) / 32 ~= w then
-      w = (column - k + 1) / 32
-      of_word = word_of(scores_read, scores_key, w, SCORES)
-      owed_in_word = word_of(deficits_read, deficits_key, w, DEFICITS)
+    if not first or column < first or column > first + 31 then
+      first = column - column % 32
+      of_word = word_of(scores_read, scores_key, first / 32, SCORES)
+      owed_in_word = word_of(deficits_read, deficits_key, first / 32, DEFICITS)
     end
-    scores[i], deficits[i], words[i] = of_word[k], owed_in_word[k], owed_in_word
+    local k = column - first + 1
+    local score = of_word[k]
+    scores[i], deficits[i], words_owed[i], total = score, owed_in_word[k], owed_in_word, total + score
   end
-  return scores, deficits, words
+  return total
 end
 
--- The rule of service/domain/assignment.py, held equal by a property test.
-local function choose(strategy, found, scores, deficits)
-  local shares, best = {}, 1
-  if strategy ~= 'balanced' then
-    for i = 1, #found do
-      if scores[i] > scores[best] or (scores[i] == scores[best] and found[i] < found[best]) then best = i end
-      shares[i] = 0
+-- The rule of service/domain/assignment.py, held equal by a property test: the place of who gets it among the `n` found.
+-- What is kept of each goes into `values`: column, share, deficit.
+local function choose(strategy, n, total)
+  local best, most, given = 1, nil, 0
+  local balanced = strategy == 'balanced'
+  for i = 1, n do
+    local score, owed, share = scores[i], 0, 0
+    if balanced then
+      share = total > 0 and UNITS * score / total or UNITS / n
+      share = share - share % 1
+      owed = deficits[i] + share
     end
-    shares[best] = UNITS
-    return best, shares
-  end
-  local count, total, given, most = #found, 0, 0, nil
-  for i = 1, count do total = total + scores[i] end
-  for i = 1, count do
-    local score = scores[i]
-    local share = total > 0 and floor(UNITS * score / total) or floor(UNITS / count)
-    local owed = deficits[i] + share
-    shares[i], given = share, given + share
     if not most or owed > most or (owed == most and (score > scores[best]
         or (score == scores[best] and found[i] < found[best]))) then
       best, most = i, owed
     end
+    given = given + share
+    values[3 * i - 2], values[3 * i - 1], values[3 * i] = found[i], share, deficits[i]
   end
-  shares[best] = shares[best] + UNITS - given
-  return best, shares
+  values[3 * best - 1] = values[3 * best - 1] + UNITS - given
+  return best
 end
 
--- One bit in each of some rows of a plane. Rows of one word, as they were read, are written at once.
+-- One bit in each of some rows of a plane, in one command. Rows of one word are written as they were read.
 local function take(key, rows, width, first, count, column)
   if not rows then
-    for row = first, first + count - 1 do call('SETBIT', key, row * width * 8 + column, 1) end
+    local bits = {}
+    for row = first, first + count - 1 do
+      local n = #bits
+      bits[n + 1], bits[n + 2], bits[n + 3], bits[n + 4] = 'SET', 'u1', row * width * 8 + column, '1'
+    end
+    call('BITFIELD', key, unpack(bits))
     return
   end
   local words = { unpack_bytes(ROWS_OF_ONE_WORD[count], rows) }
@@ -330,19 +343,11 @@ local function take(key, rows, width, first, count, column)
   call('SETRANGE', key, first * 4, pack_bytes(ROWS_OF_ONE_WORD[count], unpack(words, 1, count)))
 end
 
-local function write_claim(claim, idempotency, roster, rows, found, best, shares, deficits, words)
+local function write_claim(claim, idempotency, roster, rows, n, best)
   local width, column, own = roster.width, found[best], claim[17]
   local kept = own and column == own[2]
   local considered = ''
-  if not kept then
-    local values = {}
-    local n = 0
-    for i = 1, #found do
-      values[n + 1], values[n + 2], values[n + 3] = found[i], shares[i], deficits[i]
-      n = n + 3
-    end
-    considered = pack_bytes(CONSIDERED[#found], unpack(values))
-  end
+  if not kept then considered = pack_bytes(CONSIDERED[n], unpack(values, 1, 3 * n)) end
   local date = claim[8][1]
   for i, candidate in ipairs(claim[8]) do
     if candidate[1] then
@@ -367,16 +372,16 @@ local function write_claim(claim, idempotency, roster, rows, found, best, shares
     take(KEYS[segment[2]], as_read, width, segment[3], segment[4], column)
   end
   if not (kept and date[4] == own[5]) then
-    local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, 1)[1]
+    local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, '1')[1]
     local limit = word_of(limits_read, KEYS[claim[13]], floor(column / 32), LIMITS)[column % 32 + 1]
     if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
   end
   if claim[9] == 'balanced' and not kept then
-    for i = 1, #found do
-      local word = words[i]
-      word[found[i] % 32 + 1], word.changed = deficits[i] + shares[i], true
+    for i = 1, n do
+      local word = words_owed[i]
+      word[found[i] % 32 + 1], word.changed = deficits[i] + values[3 * i - 1], true
     end
-    local paying, k = words[best], column % 32 + 1
+    local paying, k = words_owed[best], column % 32 + 1
     paying[k] = paying[k] - UNITS
   end
   roster.revision, roster.claims = roster.revision + 1, roster.claims + 1
@@ -414,15 +419,14 @@ local function evaluate(item, reply)
   local rows, fulls = read_rows(claim, roster.width)
   if not rows then reply[1] = 'unknown_day' return end
   local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
-  local found = candidates(claim, roster, rows, fulls, team)
-  if #found == 0 then
+  local n = find_candidates(claim, roster, rows, fulls, team)
+  if n == 0 then
     reply[1], reply[4] = 'taken', roster.revision
     return
   end
-  local scores, deficits, words = weigh(claim, found)
-  local best, shares = choose(claim[9], found, scores, deficits)
+  local best = choose(claim[9], n, weigh(claim, n))
   reply[4] = found[best]
-  reply[5], reply[6] = write_claim(claim, idempotency, roster, rows, found, best, shares, deficits, words)
+  reply[5], reply[6] = write_claim(claim, idempotency, roster, rows, n, best)
   reply[1] = 'claimed'
 end
 
