@@ -25,6 +25,8 @@ _CHUNK = 64 * 1024
 # Asked to come back later, by statuses that do not say that the request itself is wrong.
 _COME_BACK = frozenset({408, 409, 425, 429})
 
+_object_in = msgspec.json.Decoder(dict[str, Any]).decode
+
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP call that was made.
@@ -72,7 +74,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     def json(self) -> dict[str, Any]:
         """The answer as a JSON object; empty when it is none."""
         try:
-            return msgspec.json.decode(self.body, type=dict[str, Any])
+            return _object_in(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return {}
 
