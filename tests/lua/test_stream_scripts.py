@@ -64,7 +64,8 @@ async def test_entries_finished_together_take_a_command_of_each_kind(world: Worl
     events = [f"event-{number}" for number in range(200)]
     await world.scripts.enqueue(stream, way, [(event, 1) for event in [*events, "left"]])
     await world.redis.xgroup_create(stream, GROUP, id="0")
-    ((_, read),) = await world.redis.xreadgroup(GROUP, "me", {stream: ">"}, count=len(events))
+    answer: Any = await world.redis.xreadgroup(GROUP, "me", {stream: ">"}, count=len(events))
+    ((_, read),) = answer
     await world.redis.config_resetstat()
     done = [(entry_id.decode(), event) for (entry_id, _), event in zip(read, events, strict=True)]
     assert await world.scripts.finish_entry(stream, way, GROUP, done) == len(events)
