@@ -38,7 +38,7 @@ local function disturb(entry)
   if entry[12] then disturb_run(entry[3], entry[12], entry[13], entry[14], entry[15]) end
 end
 
--- What is to be announced, by stream, of whom; told together, because a command for each took as long as all the rest.
+-- What is to be announced, by stream, and the place of its item: of all items together, in fewer commands.
 local heard = {}
 
 local function settle(item, place)
