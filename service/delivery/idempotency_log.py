@@ -29,12 +29,12 @@ class IdempotencyLog:
         return MOST_AT_ONCE
 
     async def take(self, stream: Stream, entries: list[Entry]) -> None:
-        """Keep the answers, then finish their entries. An answer that cannot be kept is buried alone."""
+        """Keep the keys, then finish their entries. A key that cannot be kept is buried alone."""
         kept: list[tuple[Entry, KeptAnswer]] = []
         for entry in entries:
             answer = _answer(entry)
             if answer is None:
-                await self._bury(stream, entry, "the entry is no answer")
+                await self._bury(stream, entry, "the entry is no record of a key")
             else:
                 kept.append((entry, answer))
         if kept:
@@ -47,7 +47,7 @@ class IdempotencyLog:
     async def _keep(self, stream: Stream, kept: list[tuple[Entry, KeptAnswer]]) -> None:
         answers = [answer for _, answer in kept]
         try:
-            await patiently("keep answers", lambda: self._answers.save(answers), self._chance)
+            await patiently("keep keys of bookings", lambda: self._answers.save(answers), self._chance)
         except BookingError:
             raise
         except Exception as problem:
@@ -61,7 +61,7 @@ class IdempotencyLog:
         await asyncio.gather(*(stream.finish(entry) for entry, _ in kept))
 
     async def _bury(self, stream: Stream, entry: Entry, error: str) -> None:
-        _log.error("answer not kept", entry=entry.entry_id, error=error)
+        _log.error("key of a booking not kept", entry=entry.entry_id, error=error)
         org = entry.fields.get("org", b"?").decode(errors="replace")
         await stream.bury(entry, 1, error, event=f"{org} {entry.entry_id}")
 
