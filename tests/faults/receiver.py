@@ -40,6 +40,10 @@ class Receiver:
         app.router.add_post("/{path:.*}", self._receive)
         return app
 
+    def asked_again(self) -> bool:
+        """Whether any message came a second time."""
+        return self.requests > len(self.seen)
+
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.requests += 1

@@ -81,6 +81,17 @@ async def ledger(services: Services, org: int) -> tuple[list[Any], dict[tuple[st
     return events, {(f"{r['appointment_id']}.{r['sequence']}", r["destination"]): r["state"] for r in rows}
 
 
+async def grow_calm(*receivers: Receiver) -> None:
+    """Answer everything from now on, once each of them was asked something again.
+
+    Endpoints hear by way of a second stream: the kills may be over before their first request.
+    """
+    for receiver in receivers:
+        await eventually(receiver.asked_again, within_s=WITHIN_S, what="a second try")
+    for receiver in receivers:
+        receiver.calm = True
+
+
 @pytest.mark.parametrize("emptied", [False, True], ids=["workers killed", "and Redis emptied"])
 async def test_each_event_reaches_each_destination(services: Services, org: int, tmp_path: Path, emptied: bool) -> None:
     chance = Random(SEED)
@@ -127,7 +138,7 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
                 workers.kill_one()
                 if emptied and kill == KILLS // 2:
                     await services.redis.flushall()
-            crm.calm = calendar.calm = endpoint.calm = True
+            await grow_calm(crm, calendar, endpoint)
 
             async def heard() -> bool:
                 if not making.done():
@@ -155,8 +166,6 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
                 assert (await services.redis.xpending(keys.stream(name), "workers"))["pending"] == 0
                 assert await services.redis.zcard(keys.due(name)) == 0
         assert workers.killed == KILLS
-        assert crm.requests > len(crm.seen), "nothing was tried twice"
-        assert endpoint.requests > len(endpoint.seen), "nothing was tried twice"
     events, states = await ledger(services, org)
     sequences: dict[UUID, list[int]] = {}
     for event in events:
