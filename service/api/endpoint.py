@@ -259,8 +259,9 @@ class Edge:
             raise body_problem
         if call.body and route.body is not None:
             _check_media_type(call.header("content-type"))
-        if request.query_string:
-            call.query = query_of(request.get_args(keep_blank_values=True), known)
+        asked: str = request.query_string
+        if asked:
+            call.query = query_of(asked, known)
         if call.caller is not None and not route.counts_itself:
             await self.admit(call)
         if route.idempotency == "optional" and not route.replays_itself:
@@ -405,7 +406,7 @@ def correlation_among(x_correlation_id: str | None, traceparent: str | None) -> 
     given = correlation_id(x_correlation_id)
     if given is not None:
         return given
-    traced = _TRACEPARENT.fullmatch(traceparent or "")
+    traced = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
     if traced is None or (traced["version"] == "00" and traced["more"]):
         return str(uuid_utils.uuid4())
     return traced["trace"]

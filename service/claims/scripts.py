@@ -108,6 +108,7 @@ class Differences(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_CLAIM_OUTCOMES = {outcome.value.encode(): outcome for outcome in ClaimOutcome}
 Key = str
 Argument = str | bytes | int
 
@@ -159,7 +160,7 @@ class Scripts:
         replies = await self._run("claim_slot", keys, [_encode([claim_ttl_ms, items, epoch])])
         return [
             ClaimReply(
-                ClaimOutcome(reply[0].decode()),
+                _CLAIM_OUTCOMES[reply[0]],
                 reply[1] or 0,
                 reply[2] or 0,
                 reply[3],
