@@ -235,8 +235,12 @@ class Gate:
     async def _settle(self, keys: Keys, items: list[Settlement]) -> Sequence[SettleOutcome]:
         name = _KeyList(keys.pending, keys.repairs)
         packed: list[object] = []
+        heard: dict[tuple[str, ...], list[list[int]]] = {}  # nearly every change is heard of by the same
         for item in items:
-            streams = [[name(keys.stream(stream)), name(keys.way(stream))] for stream in item.streams]
+            streams = heard.get(item.streams)
+            if streams is None:
+                streams = [[name(keys.stream(stream)), name(keys.way(stream))] for stream in item.streams]
+                heard[item.streams] = streams
             answer: object = False
             if item.answer is not None:
                 answer = [
