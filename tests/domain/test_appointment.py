@@ -74,6 +74,7 @@ def test_its_times_are_in_the_zone_it_was_booked_for_and_the_books_in_utc() -> N
     assert shown["start_time"] == "2026-07-02T12:30:00-04:00"
     assert shown["timezone"] == "America/New_York"
     assert shown["created_at"].endswith("Z")
+    assert _shown(timezone="UTC")["start_time"] == "2026-07-02T16:30:00+00:00"
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.COMPLETED, Status.NO_SHOW])
