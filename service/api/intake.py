@@ -65,7 +65,7 @@ class Intake:
         now = self._now()
         if now - self._looked_at >= _LOOK_S:
             self._look(now)
-        return self.in_flight >= self.limit or self._unfinished() >= self.limit
+        return self._taken >= self.limit
 
     def enter(self) -> None:
         """Take a request in. Raises Overloaded when there is no room; else `leave` must follow."""

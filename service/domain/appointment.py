@@ -80,11 +80,8 @@ def show_time(instant: datetime | None, zone: ZoneInfo | None) -> str | None:
 
 def render(appointment: Appointment) -> bytes:
     """The appointment as the outside sees it, in JSON."""
-    start: datetime | str | None = appointment.start_time
-    end: datetime | str | None = appointment.end_time
-    if appointment.timezone:
-        zone = ZoneInfo(appointment.timezone)
-        start, end = show_time(start, zone), show_time(end, zone)
+    zone = ZoneInfo(appointment.timezone) if appointment.timezone else None
+    start, end = appointment.start_time, appointment.end_time
     # Times in UTC are left to orjson, which writes them as `show_time` does: 8 instead of 12 µs for all of this.
     return orjson.dumps(
         {
@@ -94,8 +91,8 @@ def render(appointment: Appointment) -> bytes:
             "contact_id": appointment.contact_id,
             "contact_email": appointment.contact_email,
             "contact_name": appointment.contact_name,
-            "start_time": start,
-            "end_time": end,
+            "start_time": start if zone is None else show_time(start, zone),
+            "end_time": end if zone is None else show_time(end, zone),
             "timezone": appointment.timezone or "UTC",
             "status": appointment.status.value,
             "notes": appointment.notes,
