@@ -35,6 +35,9 @@ STOPPED_WITHIN_S = 10.0
 # Of the shared system: long enough for a hundred requests, short enough to see the next one.
 RATE_WINDOW_MS = 3000
 # The mocks answer at once and never fail, and calendars are not fetched, unless a test asks for it.
+UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL OR owed"
+# What coaches are owed is looked at every five seconds, and once more after it was repaired.
+REPAIRED_WITHIN_S = 30.0
 CALM: dict[str, object] = {
     "CALENDAR_SYNC_INTERVAL_S": 0,
     "MOCK_CALENDAR_FAILURE_RATE": 0,
@@ -208,6 +211,19 @@ class Stack:
         """Claims and releases that are not settled."""
         async with self.redis() as redis:
             return await redis.hlen("{s0}:pending")
+
+    async def settled(self) -> bool:
+        """Whether nothing is pending nor to be repaired: a machine that stands still for a moment books without Redis.
+
+        Only then do the two sides agree on what coaches are owed.
+        """
+        return await self.pending() == 0 and await self.value(UNREPAIRED) == 0
+
+    async def verify(self) -> None:
+        """See that Redis and Postgres agree once all is settled."""
+        await eventually(self.settled, within_s=REPAIRED_WITHIN_S, what="everything being settled")
+        verified = await self.cli("verify")
+        assert (verified.code, verified.out.split()[-1:]) == (0, ["holds"]), verified
 
     async def add_key(self, *scopes: str, limit: int | None = 0, organization: str = "demo") -> str:
         """A new key, put straight into the table (`booking keys create` has a test of its own)."""

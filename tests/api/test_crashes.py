@@ -150,7 +150,7 @@ async def test_killed_between_claim_and_commit_the_time_is_free_again(fragile: S
     again = await client.book(wish, key=key)
     assert (again.status, "Idempotent-Replayed" in again.headers) == (201, False)
     assert again.json["coach_id"] == slot["coach_id"]
-    assert (await fragile.cli("verify")).code == 0
+    await fragile.verify()
 
 
 async def test_killed_before_the_commit_came_through_the_appointment_is_heard_of(
@@ -199,7 +199,7 @@ async def killed_after_the_claim(fragile: Stack, client: Client, *, stopped_firs
     again = await client.book(wish, key=key)
     assert (again.status, again.json["appointment_id"]) == (201, made)
     assert again.headers["Idempotent-Replayed"] == "true"
-    assert (await fragile.cli("verify")).code == 0
+    await fragile.verify()
 
 
 async def test_a_worker_that_is_killed_is_replaced_and_loses_no_event(fragile: Stack, client: Client) -> None:

@@ -15,7 +15,6 @@ from tests.api.stack import Stack
 from tests.servers import eventually
 
 GONE = 50
-_UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL"
 WHOLE = """
     SELECT a.idempotency_key, a.status::text, count(e.*) AS events
     FROM appointments AS a
@@ -68,14 +67,9 @@ async def made_whole(stack: Stack, callers: list[Caller]) -> set[str]:
     return {row["idempotency_key"] for row in rows}
 
 
-async def settled(stack: Stack) -> bool:
-    """Nothing is pending, nor to be shown to the grid: a machine that stands still for a moment books without Redis."""
-    return await stack.pending() == 0 and await stack.value(_UNREPAIRED) == 0
-
-
 async def over(api: Client, stack: Stack) -> bool:
     """Whether nothing is under way but the request that asks."""
-    return (await api.series())["booking_http_requests_in_flight"] == 1 and await settled(stack)
+    return (await api.series())["booking_http_requests_in_flight"] == 1 and await stack.settled()
 
 
 async def heard_by_the_crm(stack: Stack, callers: list[Caller]) -> int:
@@ -105,10 +99,8 @@ async def test_who_hangs_up_right_after_asking_leaves_all_or_nothing(api: Client
         assert answer.status == 201
         assert "Idempotent-Replayed" in answer.headers or caller.key not in made
     assert len(await made_whole(stack, callers)) == GONE
-    await eventually(lambda: settled(stack), what="nothing being pending")
+    await stack.verify()
     assert stack.log().count("request crashed") == crashed
-    verified = await stack.cli("verify")
-    assert verified.code == 0, verified
 
 
 async def test_who_hangs_up_between_claim_and_commit_gets_the_appointment_all_the_same(

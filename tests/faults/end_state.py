@@ -15,8 +15,8 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.api.stack import UNREPAIRED
 from tests.faults.final import AppointmentRow, CalendarRow, CoachRow, EventRow, Final, Labels
-from tests.faults.quiet import UNREPAIRED
 
 # A pool of ten and the connection that commits bookings; one more that was just replaced.
 CONNECTIONS_A_PROCESS = 12

@@ -9,10 +9,10 @@ import asyncpg
 from redis.exceptions import RedisError
 
 from service.domain.event import EventType, heard_by
+from tests.api.stack import UNREPAIRED
 from tests.faults.machine import Machine
 
 _LOOK_S = 0.2
-UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL OR owed"
 _UNHEARD = """
 SELECT count(*) FROM events AS e
 JOIN unnest($1::text[], $2::text[]) AS h (type, destination) ON h.type = e.type
