@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def make(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
@@ -54,6 +56,17 @@ def test_a_python_without_venv_is_told_what_to_install(root: Path, tmp_path: Pat
     assert refused.returncode != 0
     assert "python3-venv" in refused.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_the_python_of_the_distribution_is_taken_where_it_can_be_used(root: Path, tmp_path: Path, usable: bool) -> None:
+    (tmp_path / "Makefile").write_text((root / "Makefile").read_text())
+    python = tmp_path / "python-of-the-distribution"
+    python.write_text(f"#!/bin/sh\nexit {int(not usable)}\n")
+    python.chmod(0o755)
+    would = make(tmp_path, "--dry-run", ".venv/bin/python", f"SYSTEM_PYTHON={python}")
+    assert would.returncode == 0, would.stderr
+    assert (str(python) if usable else "python3") + " -m venv .venv" in would.stdout.splitlines()
 
 
 def test_an_old_python_is_told_so(root: Path, tmp_path: Path) -> None:
