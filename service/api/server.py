@@ -19,6 +19,7 @@ from sanic.config import Config
 from sanic.exceptions import MethodNotAllowed, NotFound, PayloadTooLarge, ServiceUnavailable
 from sanic.handlers import ErrorHandler
 
+from service.api.accept import Acceptor
 from service.api.connection import Connection, Doorway
 from service.api.endpoint import METHODS, Edge, Route, read_body
 from service.api.response import Response
@@ -147,17 +148,19 @@ async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None
     )
     await server.startup()
     await server.before_start()
-    await server.start_serving()
+    loop = asyncio.get_running_loop()
+    acceptor = Acceptor(listening, partial(app.ctx.connection, app=app, loop=loop, connections=server.connections))
+    acceptor.start()
     await server.after_start()
     try:
         await stop.wait()
     finally:
         await server.before_stop()
+        acceptor.stop()
         server.close()
         connections: set[Any] = server.connections
         for connection in list(connections):
             connection.close_if_idle()
-        loop = asyncio.get_running_loop()
         until = loop.time() + GRACEFUL_S
         while connections and loop.time() < until:  # noqa: ASYNC110  Sanic has no event for its last connection
             await asyncio.sleep(0.02)

@@ -1,0 +1,77 @@
+"""Taking connections from a socket that several processes share, so that each gets its part of them.
+
+An event loop's own server takes all that wait at once. Of clients that come together and stay, nearly all were then
+with the process that was awake first: of 64 one of two had up to 63, and the other's processor nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from service.logs import get_logger
+
+# Between two turns of a process the others have theirs.
+PAUSE_S = 0.001
+# So many turns take one connection each; then, because very many wait, ever more.
+PATIENT_TURNS = 16
+MOST_A_TURN = 64
+# As long as event loops wait for files to be closed when too many are open.
+EXHAUSTED_S = 1.0
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_log = get_logger("api.accept")
+
+
+class Acceptor:
+    """Accepts on a listening socket that does not block; each connection gets a protocol of `factory`."""
+
+    def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        self._listening = listening
+        self._factory = factory
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._turns = 0  # in a row, that did not take all who waited
+        self._connecting: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Take connections from now on."""
+        self._loop.add_reader(self._listening, self._take_turn)
+
+    def stop(self) -> None:
+        """Take none any more; who waits is left to other processes."""
+        self._loop.remove_reader(self._listening)
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _take_turn(self) -> None:
+        self._loop.remove_reader(self._listening)
+        pause_s = PAUSE_S
+        try:
+            for _ in range(min(MOST_A_TURN, 1 << max(0, (self._turns - PATIENT_TURNS) // 4))):
+                connection, _ = self._listening.accept()
+                self._connect(connection)
+            self._turns += 1
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            self._turns = 0  # others were quicker, or the client left
+        except OSError as problem:
+            if problem.errno not in _EXHAUSTED:
+                raise
+            _log.warning("no connection taken", error=str(problem))
+            pause_s = EXHAUSTED_S
+        self._pause = self._loop.call_later(pause_s, self.start)
+
+    def _connect(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connecting = self._loop.create_task(self._loop.connect_accepted_socket(self._factory, connection))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connected)
+
+    def _connected(self, connecting: asyncio.Task[Any]) -> None:
+        self._connecting.discard(connecting)
+        if not connecting.cancelled() and connecting.exception() is not None:
+            _log.info("connection lost at once", error=str(connecting.exception()))

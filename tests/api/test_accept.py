@@ -1,0 +1,105 @@
+"""Processes that share a socket share its clients, and none who knocks is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from service.api.accept import Acceptor
+from tests.servers import eventually
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+class Clients(asyncio.Protocol):
+    """The connections of one acceptor."""
+
+    def __init__(self) -> None:
+        self.transports: list[Any] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transports.append(transport)
+
+
+@asynccontextmanager
+async def accepting(listening: socket.socket) -> AsyncIterator[Clients]:
+    """Who is accepted within the block."""
+    clients = Clients()
+    acceptor = Acceptor(listening, lambda: clients)
+    acceptor.start()
+    try:
+        yield clients
+    finally:
+        acceptor.stop()
+        for transport in clients.transports:
+            transport.abort()
+
+
+def knock(listening: socket.socket, times: int) -> ExitStack:
+    """So many clients that are connected, as far as they can tell."""
+    stack = ExitStack()
+    for _ in range(times):
+        stack.enter_context(socket.create_connection(listening.getsockname(), timeout=5))
+    return stack
+
+
+async def test_clients_that_come_together_are_divided(listening: socket.socket) -> None:
+    with knock(listening, 40), listening.dup() as shared:
+        async with accepting(listening) as one, accepting(shared) as other:
+            await eventually(lambda: len(one.transports) + len(other.transports) == 40, what="all clients")
+            assert 15 <= len(one.transports) <= 25
+
+
+async def test_a_crowd_is_taken_in_by_one_alone(listening: socket.socket) -> None:
+    with knock(listening, 400):
+        async with accepting(listening) as clients:
+            await eventually(lambda: len(clients.transports) == 400, what="all clients")
+
+
+async def test_answers_are_sent_at_once(listening: socket.socket) -> None:
+    with knock(listening, 1):
+        async with accepting(listening) as clients:
+            await eventually(lambda: len(clients.transports) == 1, what="the client")
+            connection = clients.transports[0].get_extra_info("socket")
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+async def test_who_stops_leaves_the_rest_to_others(listening: socket.socket) -> None:
+    with knock(listening, 1):
+        async with accepting(listening) as gone:
+            await eventually(lambda: len(gone.transports) == 1, what="the first client")
+    with knock(listening, 6), listening.dup() as shared:
+        async with accepting(shared) as clients:
+            await eventually(lambda: len(clients.transports) == 6, what="the clients")
+    assert len(gone.transports) == 1
+
+
+class Exhausted(socket.socket):
+    """A listening socket of a process that has too many files open, the first time."""
+
+    refused = False
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if not self.refused:
+            self.refused = True
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_too_many_open_files_end_nothing(listening: socket.socket, monkeypatch: Any) -> None:
+    monkeypatch.setattr("service.api.accept.EXHAUSTED_S", 0.01)
+    with knock(listening, 1), Exhausted(fileno=listening.dup().detach()) as exhausted:
+        async with accepting(exhausted) as clients:
+            await eventually(lambda: len(clients.transports) == 1, what="the client")
+        assert exhausted.refused
