@@ -75,7 +75,8 @@ async def test_answers_are_sent_at_once(listening: socket.socket) -> None:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
-async def test_who_stops_leaves_the_rest_to_others(listening: socket.socket) -> None:
+async def test_who_stops_leaves_the_rest_to_others(listening: socket.socket, monkeypatch: Any) -> None:
+    monkeypatch.setattr("service.api.accept.PAUSE_S", 0.05)  # it is in a pause when it stops
     with knock(listening, 1):
         async with accepting(listening) as gone:
             await eventually(lambda: len(gone.transports) == 1, what="the first client")
