@@ -7,7 +7,6 @@ with the process that was awake first: of 64 one of two had up to 63, and the ot
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +15,11 @@ from service.logs import get_logger
 
 # Between two turns of a process the others have theirs.
 PAUSE_S = 0.001
-# So many turns take one connection each; then, because very many wait, ever more.
+# So many turns take one connection each; then, because very many wait, every fourth doubles that, up to 64.
 PATIENT_TURNS = 16
-MOST_A_TURN = 64
+MOST_DOUBLINGS = 6
 # As long as event loops wait for files to be closed when too many are open.
-EXHAUSTED_S = 1.0
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+TROUBLE_S = 1.0
 
 _log = get_logger("api.accept")
 
@@ -51,17 +49,15 @@ class Acceptor:
         self._loop.remove_reader(self._listening)
         pause_s = PAUSE_S
         try:
-            for _ in range(min(MOST_A_TURN, 1 << max(0, (self._turns - PATIENT_TURNS) // 4))):
+            for _ in range(1 << min(MOST_DOUBLINGS, max(0, (self._turns - PATIENT_TURNS) // 4))):
                 connection, _ = self._listening.accept()
                 self._connect(connection)
             self._turns += 1
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             self._turns = 0  # others were quicker, or the client left
-        except OSError as problem:
-            if problem.errno not in _EXHAUSTED:
-                raise
+        except OSError as problem:  # too many open files, or the network's own: see accept(2)
             _log.warning("no connection taken", error=str(problem))
-            pause_s = EXHAUSTED_S
+            pause_s = TROUBLE_S
         self._pause = self._loop.call_later(pause_s, self.start)
 
     def _connect(self, connection: socket.socket) -> None:

@@ -34,10 +34,10 @@ READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 10.0
 # Of the shared system: long enough for a hundred requests, short enough to see the next one.
 RATE_WINDOW_MS = 3000
-# The mocks answer at once and never fail, and calendars are not fetched, unless a test asks for it.
 UNREPAIRED = "SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL OR owed"
 # What coaches are owed is looked at every five seconds, and once more after it was repaired.
 REPAIRED_WITHIN_S = 30.0
+# The mocks answer at once and never fail, and calendars are not fetched, unless a test asks for it.
 CALM: dict[str, object] = {
     "CALENDAR_SYNC_INTERVAL_S": 0,
     "MOCK_CALENDAR_FAILURE_RATE": 0,

@@ -99,7 +99,7 @@ class Exhausted(socket.socket):
 
 
 async def test_too_many_open_files_end_nothing(listening: socket.socket, monkeypatch: Any) -> None:
-    monkeypatch.setattr("service.api.accept.EXHAUSTED_S", 0.01)
+    monkeypatch.setattr("service.api.accept.TROUBLE_S", 0.01)
     with knock(listening, 1), Exhausted(fileno=listening.dup().detach()) as exhausted:
         async with accepting(exhausted) as clients:
             await eventually(lambda: len(clients.transports) == 1, what="the client")
