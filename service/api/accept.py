@@ -13,11 +13,14 @@ from typing import Any
 
 from service.logs import get_logger
 
-# Between two turns of a process the others have theirs.
+# Who has no more than a few takes the next at once. Otherwise, between two turns of a process the others have theirs.
+FEW = 8
 PAUSE_S = 0.001
-# So many turns take one connection each; then, because very many wait, every fourth doubles that, up to 64.
+# So many turns take one connection each; then every fourth doubles that, up to 64, or halves it when nobody waits any
+# more: clients that come for one request each should not wait longer than a pause. A calm begins anew.
 PATIENT_TURNS = 16
 MOST_DOUBLINGS = 6
+CALM_S = 0.05
 # As long as event loops wait for files to be closed when too many are open.
 TROUBLE_S = 1.0
 
@@ -25,14 +28,21 @@ _log = get_logger("api.accept")
 
 
 class Acceptor:
-    """Accepts on a listening socket that does not block; each connection gets a protocol of `factory`."""
+    """Accepts on a listening socket that does not block; each connection gets a protocol of `factory`.
 
-    def __init__(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+    `held` says how many connections this process has.
+    """
+
+    def __init__(
+        self, listening: socket.socket, factory: Callable[[], asyncio.Protocol], held: Callable[[], int]
+    ) -> None:
         self._listening = listening
         self._factory = factory
+        self._held = held
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
-        self._turns = 0  # in a row, that did not take all who waited
+        self._turns = 0
+        self._last_turn = 0.0
         self._connecting: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
@@ -46,19 +56,23 @@ class Acceptor:
             self._pause.cancel()
 
     def _take_turn(self) -> None:
-        self._loop.remove_reader(self._listening)
-        pause_s = PAUSE_S
+        pause_s, now = PAUSE_S if self._held() > FEW else 0.0, self._loop.time()
+        if now - self._last_turn > CALM_S:
+            self._turns = 0
+        self._last_turn = now
         try:
-            for _ in range(1 << min(MOST_DOUBLINGS, max(0, (self._turns - PATIENT_TURNS) // 4))):
+            for _ in range(1 << max(0, (self._turns - PATIENT_TURNS) // 4)):
                 connection, _ = self._listening.accept()
                 self._connect(connection)
-            self._turns += 1
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            self._turns = 0  # others were quicker, or the client left
+            self._turns = min(self._turns + 1, PATIENT_TURNS + 4 * MOST_DOUBLINGS)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # that was all, or a client left
+            self._turns = max(self._turns - 4, 0)
         except OSError as problem:  # too many open files, or the network's own: see accept(2)
             _log.warning("no connection taken", error=str(problem))
             pause_s = TROUBLE_S
-        self._pause = self._loop.call_later(pause_s, self.start)
+        if pause_s:
+            self._loop.remove_reader(self._listening)
+            self._pause = self._loop.call_later(pause_s, self.start)
 
     def _connect(self, connection: socket.socket) -> None:
         connection.setblocking(False)

@@ -149,7 +149,9 @@ async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None
     await server.startup()
     await server.before_start()
     loop = asyncio.get_running_loop()
-    acceptor = Acceptor(listening, partial(app.ctx.connection, app=app, loop=loop, connections=server.connections))
+    connections: set[Any] = server.connections
+    factory = partial(app.ctx.connection, app=app, loop=loop, connections=connections)
+    acceptor = Acceptor(listening, factory, connections.__len__)
     acceptor.start()
     await server.after_start()
     try:
@@ -158,7 +160,6 @@ async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None
         await server.before_stop()
         acceptor.stop()
         server.close()
-        connections: set[Any] = server.connections
         for connection in list(connections):
             connection.close_if_idle()
         until = loop.time() + GRACEFUL_S

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.api.accept import Acceptor
+from service.api.accept import FEW, Acceptor
 from tests.servers import eventually
 
 
@@ -36,7 +36,7 @@ class Clients(asyncio.Protocol):
 async def accepting(listening: socket.socket) -> AsyncIterator[Clients]:
     """Who is accepted within the block."""
     clients = Clients()
-    acceptor = Acceptor(listening, lambda: clients)
+    acceptor = Acceptor(listening, lambda: clients, lambda: len(clients.transports))
     acceptor.start()
     try:
         yield clients
@@ -61,6 +61,16 @@ async def test_clients_that_come_together_are_divided(listening: socket.socket) 
             assert 15 <= len(one.transports) <= 25
 
 
+async def test_who_has_more_than_a_few_leaves_the_next_to_others(listening: socket.socket, monkeypatch: Any) -> None:
+    monkeypatch.setattr("service.api.accept.PAUSE_S", 60)
+    with knock(listening, 40), listening.dup() as shared:
+        async with accepting(listening) as one:
+            await eventually(lambda: len(one.transports) > FEW, what="a few clients")
+            async with accepting(shared) as other:
+                await eventually(lambda: len(other.transports) > FEW, what="a few for the other")
+            assert len(one.transports) + len(other.transports) < 40
+
+
 async def test_a_crowd_is_taken_in_by_one_alone(listening: socket.socket) -> None:
     with knock(listening, 400):
         async with accepting(listening) as clients:
@@ -76,6 +86,7 @@ async def test_answers_are_sent_at_once(listening: socket.socket) -> None:
 
 
 async def test_who_stops_leaves_the_rest_to_others(listening: socket.socket, monkeypatch: Any) -> None:
+    monkeypatch.setattr("service.api.accept.FEW", -1)
     monkeypatch.setattr("service.api.accept.PAUSE_S", 0.05)  # it is in a pause when it stops
     with knock(listening, 1):
         async with accepting(listening) as gone:
