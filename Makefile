@@ -1,7 +1,7 @@
 # Everything a person or a CI machine runs; needs make and Python 3.11 or newer, and writes only to .venv and .data.
 
-# A distribution builds Python with a profile of itself, pyenv does not unless it is told to: a request takes that one
-# 1.3 times as long. So the distribution's it is, where that can be used.
+# A distribution builds Python with a profile of itself, pyenv does not unless it is told to: a booking takes that one
+# 1.2 times as long and more. So the distribution's it is, where that can be used.
 SYSTEM_PYTHON ?= /usr/bin/python3
 PYTHON ?= $(shell $(SYSTEM_PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $(SYSTEM_PYTHON) || echo python3)
