@@ -7,15 +7,98 @@ before this module is imported; gauges of shared state are set by whoever looked
 
 from __future__ import annotations
 
+import asyncio
 import os
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SHOWN_AFTER_S = 0.05
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Later:
+    """Changes that are written down together, at most `SHOWN_AFTER_S` late.
+
+    Each change of a value is a write into memory that processes share, under a lock, and some every request makes. What
+    was not written when a process is killed is lost: so it is for what has no use as an exact count.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+
+    def soon(self, write: Callable[[], None]) -> None:
+        """Call `write` in a moment."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(SHOWN_AFTER_S, self.write)
+        self._waiting.append(write)
+
+    def write(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        for write in waiting:
+            write()
+
+
+class InFlight:
+    """How many requests are being answered."""
+
+    def __init__(self, gauge: Gauge, later: Later) -> None:
+        self._gauge = gauge
+        self._later = later
+        self._count = 0
+        self._due = False
+
+    def change(self, by: int) -> None:
+        """So many more."""
+        self._count += by
+        if not self._due:
+            self._due = True
+            self._later.soon(self._write)
+
+    def _write(self) -> None:
+        self._due = False
+        self._gauge.set(self._count)
+
+
+class LateHistogram(Histogram):
+    """A histogram whose observations are put together before they are written down."""
+
+    # The library does not say of what type its values are.
+    _sum: Any
+    _buckets: list[Any]
+
+    def __init__(self, *given: Any, later: Later, **named: Any) -> None:
+        self._later = later
+        super().__init__(*given, **named)
+        self._kwargs["later"] = later  # children are made with it
+
+    def _metric_init(self) -> None:
+        super()._metric_init()
+        self._seen = [0] * len(self._upper_bounds)
+        self._seconds = 0.0
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Count `amount` in its bucket; exemplars are not kept, as everywhere where processes share their values."""
+        del exemplar
+        if not self._seconds:
+            self._later.soon(self._write)
+        self._seen[bisect_left(self._upper_bounds, amount)] += 1
+        self._seconds += amount
+
+    def _write(self) -> None:
+        self._sum.inc(self._seconds)
+        for bucket, count in zip(self._buckets, self._seen, strict=True):
+            if count:
+                bucket.inc(count)
+        self._seen = [0] * len(self._seen)
+        self._seconds = 0.0
 
 
 class Metrics:
@@ -27,12 +110,14 @@ class Metrics:
         self.requests = Counter(
             "booking_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=r
         )
-        self.latency = Histogram(
+        self.later = Later()
+        self.latency = LateHistogram(
             "booking_http_request_duration_seconds",
             "Time from a request's arrival to its answer.",
             ["method", "route"],
             buckets=_LATENCY_S,
             registry=r,
+            later=self.later,
         )
         self.overload_refusals = Counter(
             "booking_overload_refusals_total",
@@ -164,13 +249,15 @@ class Metrics:
         self.pending = Gauge(
             "booking_pending_claims", "Claims and releases not settled.", registry=r, multiprocess_mode="mostrecent"
         )
-        self.in_flight = Gauge(
+        shown = Gauge(
             "booking_http_requests_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum"
         )
+        self.in_flight = InFlight(shown, self.later)
 
 
 def exposition(metrics: Metrics) -> bytes:
     """All series in Prometheus' text format: of every process when they share a folder, else of this one."""
+    metrics.later.write()
     if MULTIPROC_DIR in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)

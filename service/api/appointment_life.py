@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import orjson
@@ -147,7 +148,7 @@ class AppointmentLifeRoutes:
         return Response(orjson.dumps({"history": rows}), content_type=JSON)
 
 
-def _filter(query: dict[str, str], roster: Roster) -> AppointmentFilter:
+def _filter(query: Mapping[str, str], roster: Roster) -> AppointmentFilter:
     """The filter a query asks for. Raises InvalidRequest, or NotFound for an unknown coach or calendar."""
     name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
     start: datetime | None = query_time("from", query["from"], name) if "from" in query else None

@@ -16,15 +16,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from sanic.exceptions import RequestCancelled
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from service.api.endpoint import Edge, Route, correlation_among
+from service.api.exchange import Exchange
 from service.api.problems import body_of, problem_of, timestamp
 from service.errors import Overloaded
 
 LARGEST_HEAD_BYTES = 8 * 1024
 LARGEST_BODY_READ_AWAY = 1024 * 1024
+MOST_UNREAD_BYTES = 64 * 1024
 # Strict, so that where the request ends is not a matter of opinion: RFC 9112, without folded lines and bare LF.
 _HEAD = re.compile(
     rb"(?P<method>GET|POST|PUT|PATCH|DELETE) (?P<path>/[!-~]*) HTTP/1\.1"
@@ -56,9 +59,8 @@ class Doorway:
             method: edge.unrouted(method.decode(), 503) for method in (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
         }
         self._always = {route.path.encode() for route in routes if route.always_answered}
-        same = "".join(f"{name}: {value}\r\n" for name, value in edge.headers_of_every_answer().items())
         self._head = (
-            f"HTTP/1.1 503 Service Unavailable\r\n{same}content-type: application/problem+json\r\n"
+            f"HTTP/1.1 503 Service Unavailable\r\n{edge.common}content-type: application/problem+json\r\n"
             "connection: keep-alive\r\ncontent-length: %d\r\nretry-after: %d\r\nx-correlation-id: %b\r\n\r\n"
         ).encode("latin-1")
         body = body_of(problem_of(Overloaded(retry_after_s=1)), _ID, _AT)
@@ -110,13 +112,16 @@ def _body_length(told: dict[bytes, str]) -> int | None:
 class Connection(HttpProtocol):
     """One client's connection; `doorway` is what the application built."""
 
-    __slots__ = ("_doorway", "_heard_again_at")
+    HTTP_CLASS = Exchange
+    __slots__ = ("_doorway", "_heard_again_at", "_more", "_paused")
 
     def __init__(self, *, doorway: Doorway, **given: Any) -> None:
         base: Any = super()
         base.__init__(**given)
         self._doorway = doorway
         self._heard_again_at = 0.0  # of the monotonic clock
+        self._more: asyncio.Future[None] | None = None  # of who waits for more bytes
+        self._paused = False  # reading, because nobody took what has come
 
     def check_timeouts(self) -> None:
         """As inherited; there are no WebSockets here, and a header that asks for one switches no timeout off."""
@@ -126,14 +131,25 @@ class Connection(HttpProtocol):
         base: Any = super()
         base.check_timeouts()
 
+    def data_received(self, data: bytes) -> None:
+        """Keep what the client sent for who takes it; as inherited, but waking one future, not an event."""
+        self._time = time.monotonic()
+        buffer: bytearray = self.recv_buffer
+        buffer += data
+        if len(buffer) >= MOST_UNREAD_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+            self._paused = True
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
     async def receive_more(self) -> None:
         """Wait for bytes of the client; between two requests, only for those of one that is taken in."""
-        await super().receive_more()
+        await self._receive()
         http: Any = self._http
         buffer: bytearray = self.recv_buffer
         while http.stage is Stage.IDLE:
             if not buffer:
-                await super().receive_more()
+                await self._receive()
             request = self._doorway.unwelcome(buffer)
             if request is None:
                 return
@@ -143,14 +159,24 @@ class Connection(HttpProtocol):
                 continue  # there may be room by now
             answer, retry_after_s = self._doorway.refuse(request)
             self._heard_again_at = time.monotonic() + retry_after_s
-            await self._write(answer)
+            await self.send(answer)
             await self._drop(request.size)
 
-    async def _write(self, answer: bytes) -> None:
+    async def _receive(self) -> None:
+        if self._paused and self.transport is not None:
+            self.transport.resume_reading()
+            self._paused = False
+        self._more = asyncio.get_running_loop().create_future()
+        await self._more
+
+    async def send(self, data: bytes) -> None:
+        """Write as soon as the client takes more. Raises RequestCancelled when it is gone."""
         if not self._can_write.is_set():
             await self._can_write.wait()
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(answer)
+        if self.transport is None or self.transport.is_closing():
+            raise RequestCancelled
+        self.transport.write(data)
+        self._time = time.monotonic()
 
     async def _drop(self, size: int) -> None:
         """Take a request out of what was received, or is still to come."""
@@ -158,5 +184,5 @@ class Connection(HttpProtocol):
         while size > len(buffer):
             size -= len(buffer)
             buffer.clear()
-            await super().receive_more()
+            await self._receive()
         del buffer[:size]

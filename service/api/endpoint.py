@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote
 from uuid import UUID
@@ -22,7 +22,7 @@ from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
 from service.api.intake import Intake
 from service.api.parsing import correlation_id, fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
-from service.api.response import Response
+from service.api.response import Response, lines_of
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
@@ -61,19 +61,36 @@ _log = get_logger("api")
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
-class Call:
+class Said(msgspec.Struct):
+    """What a request says outside of its body, taken apart once for all that say the same.
+
+    `query_text` is the query as it came; `query` is None before it was looked at.
+    """
+
+    api_key: str | None
+    correlation_id: str | None
+    path: Mapping[str, str]
+    query_text: str
+    query: Mapping[str, str] | None = None
+
+
+class Call(msgspec.Struct):
     """One request being answered; `hold` of its idempotency key, where the edge keeps its answer."""
 
     request: Request
+    said: Said
     correlation_id: str
-    path: dict[str, str]
-    query: dict[str, str]
-    body: bytes
-    rate: RateSeen = field(default_factory=RateSeen)
+    query: Mapping[str, str] = {}
+    body: bytes = b""
+    rate: RateSeen = msgspec.field(default_factory=RateSeen)
     caller: Caller | None = None
     hold: KeyHold | None = None
     shown_once: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Mapping[str, str]:
+        """The parts of the path that have names."""
+        return self.said.path
 
     @property
     def who(self) -> Caller:
@@ -171,6 +188,8 @@ class Edge:
         self._once = once
         self._metrics = metrics
         self._cors_origin = cors_origin
+        # What every answer carries beside its correlation id, as lines.
+        self.common = lines_of({"X-Content-Type-Options": "nosniff", **_cross_origin(cors_origin)})
 
     def endpoint(self, route: Route) -> Callable[..., Awaitable[Response]]:
         """The Sanic handler of a route."""
@@ -180,15 +199,17 @@ class Edge:
 
         async def handle(request: Request, **path: str) -> Response:
             started = time.perf_counter()
-            self._metrics.in_flight.inc()
-            # The router hands over what stands between the slashes as it was escaped.
-            names = {name: unquote(value) for name, value in path.items()} if path else path
-            call = Call(request, correlation_of(request), names, {}, b"")
+            http: Any = request.stream
+            said: Said | None = http.said
+            if said is None:
+                said = http.said = _said(request, path)
+            call = Call(request, said, said.correlation_id or str(uuid_utils.uuid4()))
             structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
+            self._metrics.in_flight.change(1)
             try:
                 response = await self._answer(route, known, call)
             finally:
-                self._metrics.in_flight.dec()
+                self._metrics.in_flight.change(-1)
                 latency.observe(time.perf_counter() - started)
             count = counted.get(response.status)
             if count is None:
@@ -226,13 +247,15 @@ class Edge:
         return response
 
     async def _carry_out(self, route: Route, known: frozenset[str], call: Call) -> Response:
-        if not route.always_answered and self.intake.is_full:
-            raise self.intake.refuse()
         body_problem: Exception | None = None
-        try:
-            call.body = await read_body(call.request)
-        except PayloadTooLarge as problem:
-            body_problem = problem
+        stream: Any = call.request.stream
+        if stream.request_body:
+            if not route.always_answered and self.intake.is_full:
+                raise self.intake.refuse()
+            try:
+                call.body = await read_body(call.request)
+            except PayloadTooLarge as problem:
+                body_problem = problem
         if route.always_answered:
             return await self._look_into(route, known, call, body_problem)
         self.intake.enter()  # only now: a client that is slow with its body takes nobody's room
@@ -250,18 +273,19 @@ class Edge:
     ) -> Response:
         request = call.request
         if route.scope is not None:
-            key = call.header("x-api-key") or _bearer(call.header("authorization"))
-            if key is not None:  # bytes that are no UTF-8 arrive as half characters, which cannot be hashed
-                key = key.encode(errors="replace").decode()
-            call.caller = await self._authenticate(key, lambda: request.remote_addr or request.ip, call.correlation_id)
+            call.caller = await self._authenticate(
+                call.said.api_key, lambda: request.remote_addr or request.ip, call.correlation_id
+            )
             call.caller.require(route.scope)
         if body_problem is not None:
             raise body_problem
         if call.body and route.body is not None:
             _check_media_type(call.header("content-type"))
-        asked: str = request.query_string
-        if asked:
-            call.query = query_of(asked, known)
+        said = call.said
+        if said.query_text:
+            if said.query is None:
+                said.query = query_of(said.query_text, known)
+            call.query = said.query
         if call.caller is not None and not route.counts_itself:
             await self.admit(call)
         if route.idempotency == "optional" and not route.replays_itself:
@@ -278,7 +302,7 @@ class Edge:
             call.hold = hold
             return await route.handler(call)
 
-        asked = orjson.dumps([route.path, call.path, call.query], option=orjson.OPT_SORT_KEYS).decode()
+        asked = orjson.dumps([route.path, call.path, dict(call.query)], option=orjson.OPT_SORT_KEYS).decode()
         request = KeyedRequest(call.who.org, key, fingerprint_of(route.method, asked, call.body))
         given = await self._once(request, work, lambda response: _kept(response, route.shown_once))
         if not isinstance(given, Replay):
@@ -332,13 +356,6 @@ class Edge:
             return problem
         return problem
 
-    def headers_of_every_answer(self) -> dict[str, str]:
-        """What `decorate` adds whatever the request is."""
-        response = Response()
-        self.decorate(response, "", None)
-        headers: Any = response.headers
-        return {name: value for name, value in headers.items() if name.lower() != "x-correlation-id"}
-
     def unrouted(self, method: str, status: int) -> Counter:
         """The counter of such answers to what never reached a route."""
         # A client may make methods up; each would be a series of its own.
@@ -347,19 +364,14 @@ class Edge:
 
     def decorate(self, response: Response, correlation: str, rate: RateState | None) -> None:
         """The headers every answer carries."""
-        headers: Any = response.headers
-        headers["X-Correlation-ID"] = correlation
-        headers["X-Content-Type-Options"] = "nosniff"
+        common = f"X-Correlation-ID: {correlation}\r\n{self.common}"
         if rate is not None:
-            headers["X-RateLimit-Limit"] = str(rate.limit)
-            headers["X-RateLimit-Remaining"] = str(rate.remaining) if rate.limit else _UNLIMITED
-            headers["X-RateLimit-Reset"] = str(-(-rate.reset_ms // 1000))
-        if self._cors_origin:
-            headers["Access-Control-Allow-Origin"] = self._cors_origin
-            headers["Access-Control-Expose-Headers"] = (
-                "ETag, Location, Retry-After, X-Correlation-ID, Idempotent-Replayed, "
-                "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+            left = rate.remaining if rate.limit else _UNLIMITED
+            common = (
+                f"{common}X-RateLimit-Limit: {rate.limit}\r\nX-RateLimit-Remaining: {left}\r\n"
+                f"X-RateLimit-Reset: {-(-rate.reset_ms // 1000)}\r\n"
             )
+        response.common = common
 
     def preflight(self, request: Request, allowed: Sequence[str]) -> Response:
         """The answer to who asks what a path knows, as browsers do before they call."""
@@ -395,6 +407,17 @@ class Edge:
         return response
 
 
+def _said(request: Request, path: dict[str, str]) -> Said:
+    headers: Any = request.headers
+    key: str | None = headers.get("x-api-key") or _bearer(headers.get("authorization"))
+    if key is not None:  # bytes that are no UTF-8 arrive as half characters, which cannot be hashed
+        key = key.encode(errors="replace").decode()
+    # The router hands over what stands between the slashes as it was escaped.
+    names = {name: unquote(value) for name, value in path.items()} if path else path
+    given = given_correlation(headers.get("x-correlation-id"), headers.get("traceparent"))
+    return Said(key, given, names, request.query_string)
+
+
 def correlation_of(request: Any) -> str:
     """The request's correlation id: the client's, else the trace id of a valid `traceparent`, else a new one."""
     headers: Any = getattr(request, "headers", None) or {}
@@ -403,12 +426,17 @@ def correlation_of(request: Any) -> str:
 
 def correlation_among(x_correlation_id: str | None, traceparent: str | None) -> str:
     """The correlation id of a request with these two headers."""
+    return given_correlation(x_correlation_id, traceparent) or str(uuid_utils.uuid4())
+
+
+def given_correlation(x_correlation_id: str | None, traceparent: str | None) -> str | None:
+    """The correlation id that the client gave with these two headers."""
     given = correlation_id(x_correlation_id)
     if given is not None:
         return given
     traced = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
     if traced is None or (traced["version"] == "00" and traced["more"]):
-        return str(uuid_utils.uuid4())
+        return None
     return traced["trace"]
 
 
@@ -454,6 +482,17 @@ async def read_body(request: Request) -> bytes:
     if size > LARGEST_BODY_BYTES:
         raise PayloadTooLarge("the body is larger than 64 KiB")
     return b"".join(parts)
+
+
+def _cross_origin(allowed: str) -> dict[str, str]:
+    """What lets a page of the `allowed` origin read an answer; nothing where none is."""
+    if not allowed:
+        return {}
+    exposed = (
+        "ETag, Location, Retry-After, X-Correlation-ID, Idempotent-Replayed, "
+        "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+    )
+    return {"Access-Control-Allow-Origin": allowed, "Access-Control-Expose-Headers": exposed}
 
 
 def _bearer(text: str | None) -> str | None:

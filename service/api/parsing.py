@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs
 
@@ -177,14 +178,10 @@ def query_word(field: str, text: str, words: Sequence[str]) -> str:
     return text
 
 
-def query_of(text: str, known: frozenset[str]) -> dict[str, str]:
-    """A query string's parameters. Raises InvalidRequest for one that is unknown, given twice or holds a NUL."""
-    return dict(_parameters(text, known))
-
-
 # Who asks again mostly asks the same, and taking a query apart takes over ten times as long as finding it here.
 @lru_cache(maxsize=256)
-def _parameters(text: str, known: frozenset[str]) -> dict[str, str]:
+def query_of(text: str, known: frozenset[str]) -> Mapping[str, str]:
+    """A query string's parameters. Raises InvalidRequest for one that is unknown, given twice or holds a NUL."""
     found: dict[str, str] = {}
     for name, values in parse_qs(text, keep_blank_values=True).items():
         if name not in known:
@@ -194,4 +191,4 @@ def _parameters(text: str, known: frozenset[str]) -> dict[str, str]:
         if "\0" in values[0]:
             raise InvalidRequest([(name, "must not contain a NUL character")])
         found[name] = values[0]
-    return found
+    return MappingProxyType(found)

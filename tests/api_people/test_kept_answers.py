@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
-from service.api.availability import _Answers
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from service.api.availability import _Answers, _Question
 from service.app import Services
+from service.domain.calendar import earliest_start, latest_start
+from service.domain.grid import cell_of, five_minute_ceil, five_minute_floor
 from service.operations.local_rates import RateSeen
 from tests.api.client import Client
+from tests.lua.world import coach, roster_of
 from tests.wishes import caller, free_starts, wish
 
 PATH = "/api/availability?calendar_id=cal-1&days=7"
@@ -42,3 +50,39 @@ def test_answers_that_nobody_asks_for_go_first() -> None:
     assert [answers.of(tag) for tag in "acd"] == [None] * 3, "one that is too large leaves nothing"
     answers.keep(None, b"1")
     assert answers.of(None) is None
+
+
+NOON = datetime(2027, 3, 1, 12, tzinfo=UTC)
+MOMENTS = st.integers(-8000 * 10**6, 8000 * 10**6).map(lambda us: NOON + timedelta(microseconds=us))
+
+
+@given(
+    moments=st.tuples(MOMENTS, MOMENTS),
+    interval=st.sampled_from([15, 30, 60]),
+    notice=st.integers(0, 90),
+    ahead=st.integers(1, 8),
+    days=st.integers(1, 9),
+    begin=st.none() | MOMENTS,
+)
+@example(moments=(NOON, NOON + timedelta(microseconds=1)), interval=15, notice=0, ahead=30, days=7, begin=None)
+@example(moments=(NOON, NOON - timedelta(microseconds=1)), interval=15, notice=0, ahead=30, days=7, begin=None)
+def test_a_tag_is_another_when_time_has_moved_the_window(
+    moments: tuple[datetime, datetime], interval: int, notice: int, ahead: int, days: int, begin: datetime | None
+) -> None:
+    calendar = replace(
+        roster_of([coach(0)]).everyone, slot_interval=interval, min_notice_minutes=notice, max_days_ahead=ahead
+    )
+    roster = replace(roster_of([coach(0)]), everyone=calendar)
+    question = _Question.of(roster, {"days": str(days)})
+    question.begin = begin
+
+    def window(now: datetime) -> tuple[datetime, int, int]:
+        """What the search is asked for, and what of it can be booked."""
+        start = begin or five_minute_floor(now, interval)
+        end = start + timedelta(days=days)
+        first = cell_of(five_minute_ceil(max(start, earliest_start(calendar, now))))
+        return start, first, cell_of(min(end, latest_start(calendar, now)))
+
+    one, other = (question.etag(5, now.timestamp()) for now in moments)
+    assert (one == other) == (window(moments[0]) == window(moments[1]))
+    assert question.etag(6, moments[1].timestamp()) != other

@@ -51,12 +51,14 @@ class Talk:
             while head.startswith(b"HTTP/1.1 100"):
                 head = await self._reader.readuntil(b"\r\n\r\n")
             first, *lines = head.decode("latin-1").split("\r\n")
+            assert first.startswith("HTTP/1.1 "), first
             pairs = [
                 (name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines if line)
             ]
             headers = dict(pairs)
             assert len(headers) == len(pairs), f"a header comes twice: {pairs}"
-            raw = await self._reader.readexactly(int(headers["content-length"])) if body else b""
+            none = not body or first.split()[1] in ("204", "304")
+            raw = b"" if none else await self._reader.readexactly(int(headers["content-length"]))
         return Told(int(first.split()[1]), headers, raw)
 
     async def ended(self) -> bool:

@@ -1,0 +1,56 @@
+"""What every request changes is written down a moment later, and says the same in the end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client import Histogram
+
+from service import metrics
+from service.metrics import Metrics, exposition
+
+AMOUNTS = [0.0004, 0.001, 0.0011, 0.0025, 0.3, 10.0, 11.0, 0.001]
+NAME = "booking_http_request_duration_seconds"
+
+
+def told(series: Metrics, name: str, **labels: str) -> float | None:
+    return series.registry.get_sample_value(name, labels)
+
+
+async def test_durations_are_counted_as_a_histogram_counts_them() -> None:
+    series = Metrics()
+    plain = Histogram("plain", "the library's own", registry=series.registry, buckets=metrics._LATENCY_S)
+    late = series.latency.labels("GET", "/x")
+    for amount in AMOUNTS:
+        plain.observe(amount)
+        late.observe(amount)
+    labels = {"method": "GET", "route": "/x"}
+    assert told(series, f"{NAME}_count", **labels) == 0
+    for amount in (0.02, 0.3):  # what was written is not written again
+        series.later.write()
+        assert told(series, f"{NAME}_sum", **labels) == told(series, "plain_sum")
+        for bound in (*map(str, metrics._LATENCY_S), "+Inf"):
+            assert told(series, f"{NAME}_bucket", le=bound, **labels) == told(series, "plain_bucket", le=bound), bound
+        plain.observe(amount)
+        late.observe(amount)
+    series.later.write()
+    other = series.latency.labels("GET", "/y")
+    other.observe(1.0)
+    series.later.write()
+    assert told(series, f"{NAME}_count", **labels) == len(AMOUNTS) + 2
+    assert told(series, f"{NAME}_count", method="GET", route="/y") == 1
+
+
+async def test_requests_in_flight_are_shown_in_the_end_and_to_who_looks() -> None:
+    series = Metrics()
+    for by in (1, 1, 1, -1):
+        series.in_flight.change(by)
+    assert told(series, "booking_http_requests_in_flight") == 0
+    assert b"booking_http_requests_in_flight 2.0" in exposition(series)
+    series.in_flight.change(-1)
+    assert told(series, "booking_http_requests_in_flight") == 2
+    await asyncio.sleep(2 * metrics.SHOWN_AFTER_S)
+    assert told(series, "booking_http_requests_in_flight") == 1
+    series.in_flight.change(-1)
+    await asyncio.sleep(2 * metrics.SHOWN_AFTER_S)
+    assert told(series, "booking_http_requests_in_flight") == 0
