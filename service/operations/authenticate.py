@@ -38,6 +38,16 @@ class Permit:
     rate_limit: int | None
 
 
+class _Known(msgspec.Struct, frozen=True):
+    """What is known of a key until a moment of the loop's clock, and what every caller with it has."""
+
+    record: KeyRecord | None
+    actor: str
+    rate: Rate
+    until: float
+
+
+_NO_RATE = Rate("", 0, 0)
 Validate = Callable[[str], Awaitable[Permit | None]]
 
 
@@ -62,7 +72,7 @@ class Authenticate:
         self._default_organization = default_organization
         self._default_limit = default_limit
         self._window_ms = window_ms
-        self._kept: OrderedDict[bytes, tuple[KeyRecord | None, float]] = OrderedDict()
+        self._kept: OrderedDict[bytes, _Known] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[KeyRecord | None]] = {}
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -74,24 +84,26 @@ class Authenticate:
         """
         if not key:
             raise NotAuthenticated("this needs an API key: send it as X-API-Key")
-        record = await self._known(key)
+        known = self._remembered(key) or await self._known(key)
+        record = known.record
         if record is None or record.revoked:
             raise NotAuthenticated("this API key is not known", wait_s=self.count_failure(address()))
-        limit = self._default_limit if record.rate_limit is None else record.rate_limit
         return Caller(
             org=record.org,
-            actor=f"key:{record.name}",
+            actor=known.actor,
             scopes=record.scopes,
-            rate=Rate(record.key_id.hex, limit, self._window_ms),
+            rate=known.rate,
             correlation_id=correlation_id,
         )
 
-    async def _known(self, key: str) -> KeyRecord | None:
+    def _remembered(self, key: str) -> _Known | None:
+        """What is known of a key, unless that is too old."""
+        kept = self._kept.get(hash_of(key))
+        return kept if kept is not None and kept.until > asyncio.get_running_loop().time() else None
+
+    async def _known(self, key: str) -> _Known:
         digest = hash_of(key)
-        kept = self._kept.get(digest)
         now = asyncio.get_running_loop().time()
-        if kept is not None and kept[1] > now:
-            return kept[0]
         task = self._asking.get(digest)
         if task is None:
             task = self._asking[digest] = asyncio.ensure_future(self._look_up(key))
@@ -99,15 +111,22 @@ class Authenticate:
         try:
             record = await asyncio.shield(task)
         except Unavailable:
-            if kept is not None and kept[0] is not None:
-                return kept[0]  # the tables are away: what was true half a minute ago still lets in
+            kept = self._kept.get(digest)
+            if kept is not None and kept.record is not None:
+                return kept  # the tables are away: what was true half a minute ago still lets in
             raise
         lives = (KNOWN_FOR if record is not None else UNKNOWN_FOR).total_seconds()
-        self._kept[digest] = (record, now + lives)
+        known = self._kept[digest] = self._to_keep(record, now + lives)
         self._kept.move_to_end(digest)
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
-        return record
+        return known
+
+    def _to_keep(self, record: KeyRecord | None, until: float) -> _Known:
+        if record is None:
+            return _Known(None, "", _NO_RATE, until)
+        limit = self._default_limit if record.rate_limit is None else record.rate_limit
+        return _Known(record, f"key:{record.name}", Rate(record.key_id.hex, limit, self._window_ms), until)
 
     async def _look_up(self, key: str) -> KeyRecord | None:
         record = await self._keys.find(key)
