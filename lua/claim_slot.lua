@@ -7,7 +7,8 @@
 --          rosters (hash), open, occupied and full planes (string), day counts (string of u16),
 --          scores (string of u32, millionths), limits (string of u16), deficits (string of i32)
 -- ARGV[1]  msgpack [claim_ttl_ms, items, epoch]; an item is [rate, idempotency, claim, roster], each false when absent
---          rate        [key, limit, window_ms]                     limit 0 means counted but never refused
+--          rate        [key, limit, window_ms, times]              limit 0 means counted but never refused; so many
+--                                                                  reads ask at once, refused if not one is left
 --          idempotency [key, fingerprint, mark_ttl_ms, owner]
 --          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, turn,
 --                       scores, limits, deficits, start_cell, idempotency_key_name, own]
@@ -95,17 +96,17 @@ local function field_of(key, roster, name)
 end
 
 local function count_request(rate)
-  local key, limit, window_ms = KEYS[rate[1]], rate[2], rate[3]
+  local key, limit, window_ms, times = KEYS[rate[1]], rate[2], rate[3], rate[4]
   local seen = rates[key]
   if seen then
-    seen.count, seen.more = seen.count + 1, seen.more + 1
+    seen.count, seen.more = seen.count + times, seen.more + times
   else
-    seen = { count = call('INCR', key), reset_ms = window_ms, more = 0 }
-    local left = seen.count == 1 and -1 or call('PTTL', key)
+    seen = { count = call('INCRBY', key, times), reset_ms = window_ms, more = 0 }
+    local left = seen.count == times and -1 or call('PTTL', key)
     if left < 0 then call('PEXPIRE', key, window_ms) else seen.reset_ms = left end
     rates[key] = seen
   end
-  return (limit == 0 or seen.count <= limit), seen.count, seen.reset_ms
+  return (limit == 0 or seen.count - times < limit), seen.count, seen.reset_ms
 end
 
 -- The finished answer is 'd' fingerprint(32) answer; the mark of one in flight is 'p' owner.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import pytest
 
 from service.claims.messages import Admission, Answer, Rate, Settlement
@@ -22,6 +25,45 @@ async def test_over_the_limit_nothing_else_is_done(world: World) -> None:
     reply = await world.gate.admit(Admission(ORG, rate=rate, claim=world.wish(at(NOON))))
     assert (reply.outcome, reply.rate_count) == (ClaimOutcome.LIMITED, 3)
     assert await world.grid.pending() == {}
+
+
+@pytest.mark.outcome("claim_slot", "limited", "admitted")
+async def test_reads_of_one_moment_are_counted_one_by_one(world: World) -> None:
+    await world.ready()
+    few, other = Rate("key-1", 4, 60_000), Rate("key-2", 4, 60_000)
+    claim = world.wish(at(NOON))
+    asked = [
+        Admission(ORG, rate=few),
+        Admission(ORG, rate=other),
+        Admission(ORG, rate=few),
+        Admission(ORG, rate=few, claim=claim),
+        Admission(ORG, rate=few),
+        Admission(ORG, rate=few),
+    ]
+    seen = await asyncio.gather(*map(world.gate.admit, asked))
+    # The reads are counted together, where the first of them stands.
+    assert [(r.outcome.value, r.rate_count) for r in seen] == [
+        ("admitted", 1),
+        ("admitted", 1),
+        ("admitted", 2),
+        ("limited", 5),
+        ("admitted", 3),
+        ("admitted", 4),
+    ]
+    roster = await world.gate.admit(Admission(ORG))
+    assert {r[3:5] for r in map(msgspec.structs.astuple, seen) if r[0] is ClaimOutcome.ADMITTED} == {
+        (roster.first, roster.second)
+    }
+    late = await asyncio.gather(*(world.gate.admit(Admission(ORG, rate=other)) for _ in range(5)))
+    assert [(r.outcome.value, r.rate_count) for r in late] == [
+        ("admitted", 2),
+        ("admitted", 3),
+        ("admitted", 4),
+        ("limited", 5),
+        ("limited", 6),
+    ]
+    assert all(0 < r.rate_reset_ms <= 60_000 for r in late)
+    assert await world.redis.get(world.keys.rate("key-2")) == b"6"
 
 
 @pytest.mark.outcome("claim_slot", "admitted")

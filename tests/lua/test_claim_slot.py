@@ -213,5 +213,5 @@ def _call(world: World, wishes: list[SlotClaim]) -> tuple[list[str], int, list[A
             names.append(key)
         return names.index(key) + 1
 
-    packed = [world.gate._pack_admission(world.keys, cast("Any", name), Admission(ORG, claim=w)) for w in wishes]
+    packed = [world.gate._pack_admission(world.keys, cast("Any", name), Admission(ORG, claim=w), 1) for w in wishes]
     return names, 10_000, packed, EPOCH
