@@ -50,6 +50,7 @@ GOALS = (
     Goal("B2", "ones", "bookings ÷ bookings in batches of one", least=3, must=True),
     Goal("B3", "refusals", "409 on a full slot ÷ hello", least=0.5, must=True),
     Goal("B4", "unchanged", "availability that has not changed ÷ hello", least=0.5),
+    Goal("B4", "varied", "the same, no two requests alike ÷ hello"),
     Goal("B4", "full", "availability in full ÷ hello", least=0.3),
     Goal("B4", "fresh", "bookings through one process that the next read through another shows", least=1.0),
     Goal("B5", "busy", "availability under paced bookings ÷ without", ""),

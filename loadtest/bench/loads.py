@@ -51,8 +51,11 @@ class Load(Protocol):
         """Book."""
         ...
 
-    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:
-        """Ask for one path; underscores in the names of headers stand for hyphens."""
+    async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:
+        """Ask for one path; underscores in the names of headers stand for hyphens.
+
+        `numbered`: no two requests are the same, each has a correlation id of its own.
+        """
         ...
 
 
@@ -64,8 +67,10 @@ class WrkLoad:
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
         return _counted(await run_wrk("book.lua", port, seconds, wishes.arguments()))
 
-    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:
+    async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:
         given = {"path": path} | {name.replace("_", "-"): value for name, value in headers.items()}
+        if numbered:
+            given["numbered"] = "yes"
         return _counted(await run_wrk("get.lua", port, seconds, given))
 
 
@@ -81,9 +86,11 @@ class OwnLoad:
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:  # noqa: ARG002 - a count is asked
         return await self._ask(port, wishes.maker())
 
-    async def get(self, port: int, path: str, seconds: float, **headers: str) -> Counted:  # noqa: ARG002 - a count
-        request = get(path, **headers)
-        return await self._ask(port, lambda _: request)
+    async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:  # noqa: ARG002 - a count
+        def make(number: int) -> bytes:
+            return get(path, **headers, **({"X_Correlation_ID": f"request-{number}"} if numbered else {}))
+
+        return await self._ask(port, make)
 
     async def _ask(self, port: int, make: Callable[[int], bytes]) -> Counted:
         began = time.monotonic()

@@ -60,10 +60,15 @@ async def availability(bench: Bench) -> None:
             async with bench.counted_as(304) as loads:
                 same = await bench.load.get(bench.place.port, path, seconds, X_API_Key=key, If_None_Match=tag)
                 loads.append(same)
+                varied = await bench.load.get(
+                    bench.place.port, path, seconds, numbered=True, X_API_Key=key, If_None_Match=tag
+                )
+                loads.append(varied)
             async with bench.counted_as(200) as loads:
                 whole = await bench.load.get(bench.place.port, path, seconds, X_API_Key=key)
                 loads.append(whole)
     bench.notebook.note("B4", "unchanged", same.a_second / bare, unchanged_a_second=same.a_second, hello_a_second=bare)
+    bench.notebook.note("B4", "varied", varied.a_second / bare, varied_a_second=varied.a_second, hello_a_second=bare)
     bench.notebook.note(
         "B4",
         "full",
