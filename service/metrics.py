@@ -46,25 +46,29 @@ class Later:
             write()
 
 
-class InFlight:
-    """How many requests are being answered."""
+class LateGauge(Gauge):
+    """A gauge without labels whose changes are put together before they are written down."""
 
-    def __init__(self, gauge: Gauge, later: Later) -> None:
-        self._gauge = gauge
+    def __init__(self, *given: Any, later: Later, **named: Any) -> None:
         self._later = later
-        self._count = 0
+        self._now = 0.0
         self._due = False
+        super().__init__(*given, **named)
 
-    def change(self, by: int) -> None:
-        """So many more."""
-        self._count += by
+    def inc(self, amount: float = 1) -> None:
+        """So much more."""
+        self._now += amount
         if not self._due:
             self._due = True
             self._later.soon(self._write)
 
+    def dec(self, amount: float = 1) -> None:
+        """So much less."""
+        self.inc(-amount)
+
     def _write(self) -> None:
         self._due = False
-        self._gauge.set(self._count)
+        self.set(self._now)
 
 
 class LateHistogram(Histogram):
@@ -249,10 +253,13 @@ class Metrics:
         self.pending = Gauge(
             "booking_pending_claims", "Claims and releases not settled.", registry=r, multiprocess_mode="mostrecent"
         )
-        shown = Gauge(
-            "booking_http_requests_in_flight", "Requests being answered.", registry=r, multiprocess_mode="livesum"
+        self.in_flight = LateGauge(
+            "booking_http_requests_in_flight",
+            "Requests being answered.",
+            registry=r,
+            multiprocess_mode="livesum",
+            later=self.later,
         )
-        self.in_flight = InFlight(shown, self.later)
 
 
 def exposition(metrics: Metrics) -> bytes:

@@ -205,11 +205,11 @@ class Edge:
                 said = http.said = _said(request, path)
             call = Call(request, said, said.correlation_id or str(uuid_utils.uuid4()))
             structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
-            self._metrics.in_flight.change(1)
+            self._metrics.in_flight.inc()
             try:
                 response = await self._answer(route, known, call)
             finally:
-                self._metrics.in_flight.change(-1)
+                self._metrics.in_flight.dec()
                 latency.observe(time.perf_counter() - started)
             count = counted.get(response.status)
             if count is None:

@@ -6,6 +6,7 @@ because the stream is long. What a consumer read and did not finish stays pendin
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -142,9 +143,9 @@ class Stream:
         except _GroupLostError:
             return
 
-    async def finish(self, entry: Entry) -> None:
+    def finish(self, entry: Entry) -> asyncio.Future[None]:
         """The entry's work is done; calls of one moment share a round trip."""
-        await self._finishing.submit(entry)
+        return self._finishing.submit(entry)
 
     async def later(self, entry: Entry, delay_ms: int, attempt: int) -> None:
         """Put the entry off, to come back as attempt number `attempt`; calls of one moment share a round trip."""

@@ -43,14 +43,15 @@ async def test_durations_are_counted_as_a_histogram_counts_them() -> None:
 
 async def test_requests_in_flight_are_shown_in_the_end_and_to_who_looks() -> None:
     series = Metrics()
-    for by in (1, 1, 1, -1):
-        series.in_flight.change(by)
+    for _ in range(3):
+        series.in_flight.inc()
+    series.in_flight.dec()
     assert told(series, "booking_http_requests_in_flight") == 0
     assert b"booking_http_requests_in_flight 2.0" in exposition(series)
-    series.in_flight.change(-1)
+    series.in_flight.dec()
     assert told(series, "booking_http_requests_in_flight") == 2
     await asyncio.sleep(2 * metrics.SHOWN_AFTER_S)
     assert told(series, "booking_http_requests_in_flight") == 1
-    series.in_flight.change(-1)
+    series.in_flight.dec()
     await asyncio.sleep(2 * metrics.SHOWN_AFTER_S)
     assert told(series, "booking_http_requests_in_flight") == 0
