@@ -11,6 +11,7 @@ import asyncio
 import os
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,11 @@ class Later:
         self._waiting.append(write)
 
     def write(self) -> None:
-        """Write what waits."""
+        """Write what waits, each also when another cannot be written."""
         waiting, self._waiting = self._waiting, []
-        for write in waiting:
-            write()
+        with ExitStack() as all_of_them:
+            for write in waiting:
+                all_of_them.callback(write)
 
 
 class LateGauge(Gauge):
@@ -97,12 +99,12 @@ class LateHistogram(Histogram):
         self._seconds += amount
 
     def _write(self) -> None:
-        self._sum.inc(self._seconds)
-        for bucket, count in zip(self._buckets, self._seen, strict=True):
+        seen, seconds = self._seen, self._seconds
+        self._seen, self._seconds = [0] * len(seen), 0.0
+        self._sum.inc(seconds)
+        for bucket, count in zip(self._buckets, seen, strict=True):
             if count:
                 bucket.inc(count)
-        self._seen = [0] * len(self._seen)
-        self._seconds = 0.0
 
 
 class Metrics:

@@ -26,9 +26,8 @@ from service.operations.rosters import Rosters
 
 MOST_ROWS = 20_000
 ANSWERS_BYTES = 4 * 1024 * 1024
-# Of so many rosters, so many masks of so many coaches: a few megabytes.
-ROSTERS_KEPT, MASKS_KEPT, LARGEST_MASK_KEPT = 64, 256, 32
-QUESTIONS_KEPT = 256
+# Of so many rosters, so many masks of so many coaches and so many questions: a few megabytes.
+ROSTERS_KEPT, MASKS_KEPT, LARGEST_MASK_KEPT, QUESTIONS_KEPT = 64, 256, 32, 64
 DAY_SECONDS = 86_400
 DEFAULT_DAYS = 7
 MOST_DAYS = 31
@@ -42,9 +41,7 @@ class AvailabilityRoutes:
         self._find = find
         self._rosters = rosters
         self._clock = clock
-        # Who asks again mostly asks the same: each pair of organization and query is taken apart once.
-        self._questions: OrderedDict[tuple[int, str], _Question] = OrderedDict()
-        self._heads: OrderedDict[int, _Heads] = OrderedDict()
+        self._kept: OrderedDict[int, _OfRoster] = OrderedDict()
         self._answers = _Answers()
 
     def routes(self) -> list[Route]:
@@ -77,7 +74,7 @@ class AvailabilityRoutes:
         """GET /api/availability"""
         # The revision is read before the planes: an answer may be newer than its tag, never older.
         roster, revision = await self._edge.admit_to_roster(call)
-        asked = self._question_of(roster, call)
+        asked = self._of(roster).question(call)
         now = self._clock.now()
         headers = {"Cache-Control": "private, no-cache"}
         etag = None
@@ -90,7 +87,7 @@ class AvailabilityRoutes:
         if body is None:
             start = asked.start(now)
             free = await self._find(roster, asked.calendar, asked.coach, start, start + timedelta(days=asked.days))
-            heads = self._heads_of(free.roster)
+            heads = self._of(free.roster).heads
             body = _body(free, heads, asked.zone_name, by_start=asked.by_start, with_ids=asked.with_ids)
             if free.of_grid:
                 self._answers.keep(etag, body)
@@ -98,24 +95,33 @@ class AvailabilityRoutes:
                 headers.pop("ETag", None)
         return Response(body, 200, headers, "application/json")
 
-    def _question_of(self, roster: Roster, call: Call) -> _Question:
-        """What the query asks of the roster. Raises InvalidRequest or NotFound."""
-        key = roster.org, call.said.query_text
-        kept = self._questions.get(key)
-        if kept is None or kept.roster is not roster:
-            kept = self._questions[key] = _Question.of(roster, call.query)
-        self._questions.move_to_end(key)
-        if len(self._questions) > QUESTIONS_KEPT:
-            self._questions.popitem(last=False)
+    def _of(self, roster: Roster) -> _OfRoster:
+        kept = self._kept.get(roster.org)
+        if kept is None or kept.heads.roster is not roster:
+            kept = self._kept[roster.org] = _OfRoster(roster)
+        self._kept.move_to_end(roster.org)
+        while len(self._kept) > ROSTERS_KEPT:
+            self._kept.popitem(last=False)
         return kept
 
-    def _heads_of(self, roster: Roster) -> _Heads:
-        kept = self._heads.get(roster.org)
-        if kept is None or kept.roster is not roster:
-            kept = self._heads[roster.org] = _Heads(roster)
-        self._heads.move_to_end(roster.org)
-        while len(self._heads) > ROSTERS_KEPT:
-            self._heads.popitem(last=False)
+
+class _OfRoster:
+    """What is kept as long as a roster is the organization's: how its rows begin, and what was asked of it."""
+
+    def __init__(self, roster: Roster) -> None:
+        self.heads = _Heads(roster)
+        # Who asks again mostly asks the same: each query is taken apart once.
+        self._questions: OrderedDict[str, _Question] = OrderedDict()
+
+    def question(self, call: Call) -> _Question:
+        """What the call's query asks. Raises InvalidRequest or NotFound."""
+        text = call.said.query_text
+        kept = self._questions.get(text)
+        if kept is None:
+            kept = self._questions[text] = _Question.of(self.heads.roster, call.query)
+        self._questions.move_to_end(text)
+        if len(self._questions) > QUESTIONS_KEPT:
+            self._questions.popitem(last=False)
         return kept
 
 

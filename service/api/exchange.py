@@ -38,7 +38,7 @@ class Exchange(Http):
         last = self._last
         if last is not None and buffer.startswith(self._head):
             del buffer[: len(self._head)]
-            # What is not set here a request without a body has as `init_for_request` left it.
+            # Of the rest, what a request without a body needs is as `init_for_request` left it.
             self.head_only = last.method == "HEAD"
             self.request_bytes_left = self.request_bytes = 0
             self.request, last.stream = last, self

@@ -82,8 +82,6 @@ class _Application(Sanic[Any, Any]):
             if http.handler is None:
                 _, handler, names = self.router.get(request.path, request.method, None)
                 http.handler = partial(handler, **names)
-            if http.request_body:
-                http.request_max_size = float("inf")  # who reads the body bounds it
             await http.answer(await http.handler(request))
         except asyncio.CancelledError:
             raise

@@ -296,16 +296,21 @@ class Gate:
 
 
 def _alike(items: Sequence[Admission]) -> list[list[int]]:
-    """The places of the items that are one for the script: reads that count against the same key."""
+    """The places of the items that are one for the script: reads that count against the same key, no write between."""
     groups: list[list[int]] = []
-    reads: dict[Admission, list[int]] = {}
+    reads: dict[tuple[int, Rate], list[int]] = {}
     for place, item in enumerate(items):
-        if item.claim is not None or item.mark is not None or item.rate is None:
+        if item.rate is None:
             groups.append([place])
             continue
-        together = reads.get(item)
+        key = item.org, item.rate
+        if item.claim is not None or item.mark is not None:
+            reads.pop(key, None)
+            groups.append([place])
+            continue
+        together = reads.get(key)
         if together is None:
-            together = reads[item] = []
+            together = reads[key] = []
             groups.append(together)
         together.append(place)
     return groups

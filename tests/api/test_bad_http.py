@@ -51,6 +51,7 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "no-colon": (b"GET /livez HTTP/1.1\r\nHost x\r\n\r\n", {400}),
     "length-not-a-number": (POST + b"Content-Length: ten\r\n\r\n", {400}),
     "length-negative": (POST + b"Content-Length: -5\r\n\r\n", {400}),
+    "length-beyond-all": (POST + b"X-API-Key: test-key-123\r\nContent-Length: 99999999999\r\n\r\n", {413}),
     "length-and-chunks": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", {400, 401}),
     "unknown-encoding": (POST + b"Transfer-Encoding: gzip\r\n\r\n", {400, 401, 501}),
     "bad-chunk": (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n", {400}),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from urllib.parse import urlencode
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,7 +14,9 @@ from tests.api.stack import Stack
 from tests.overload.door import Talk, Told
 from tests.servers import eventually
 
-PATH = "/api/availability?calendar_id=cal-2&days=3"
+# A day of which time takes nothing while the tests run.
+_DATE = (datetime.now(UTC) + timedelta(days=5)).date()
+PATH = f"/api/availability?calendar_id=cal-2&days=3&from={_DATE}"
 
 
 @pytest.fixture
@@ -31,6 +34,13 @@ def request(key: str, path: str = PATH, method: str = "GET", **headers: str) -> 
     return "\r\n".join([*lines, "", ""]).encode()
 
 
+def posted(key: str, body: object) -> bytes:
+    """The bytes of a booking."""
+    raw = json.dumps(body).encode()
+    kind = {"Content_Type": "application/json", "Content_Length": str(len(raw))}
+    return request(key, "/api/appointments", "POST", **kind) + raw
+
+
 async def ask(talk: Talk, sent: bytes) -> Told:
     """What is answered to the bytes."""
     return await talk.say(sent).hear(body=not sent.startswith(b"HEAD"))
@@ -45,16 +55,17 @@ async def test_each_is_counted_and_traced_by_itself(talk: Talk, stack: Stack) ->
     assert all(answer.json["correlation_id"] == answer.headers["x-correlation-id"] for answer in answers[6:])
 
 
-async def test_each_shows_what_is_so_now(talk: Talk, stack: Stack, api: Client, free_key: str) -> None:
+async def test_each_shows_what_is_so_now(talk: Talk, free_key: str) -> None:
     same = request(free_key)
-    before = (await ask(talk, same), await ask(talk, same))
-    assert before[0].body == before[1].body
-    slot = before[0].json["slots"][0]
-    wish = booking(slot["start_time"], "cal-2", coach_id=slot["coach_id"])
-    assert (await api.book(wish, key=None)).status == 201
+    first, again = await ask(talk, same), await ask(talk, same)
+    assert first.body == again.body
+    slot = first.json["slots"][0]
+    # Over the same connection, so of the process that reads: what is booked without Redis the others show later.
+    assert (
+        await ask(talk, posted(free_key, booking(slot["start_time"], "cal-2", coach_id=slot["coach_id"])))
+    ).status == 201
     after = await ask(talk, same)
     assert slot not in after.json["slots"]
-    assert after.headers["etag"] != before[0].headers["etag"]
 
     async def unchanged() -> bool:  # unless something else has changed just now
         tag = (await ask(talk, same)).headers["etag"]
@@ -94,17 +105,14 @@ async def test_the_path_says_what_is_asked_for(talk: Talk, api: Client, free_key
     made = [(await api.book(booking(start, "cal-2"))).json["appointment_id"] for start in starts[-2:]]
     for identity in [made[0], made[0], made[1], made[1], made[0]]:
         assert (await ask(talk, request(free_key, f"/api/appointments/{identity}"))).json["appointment_id"] == identity
-    name = urlencode({"": "cal 2/é"})[1:]
     for _ in range(2):
-        assert (await ask(talk, request(free_key, f"/api/appointments/{name}"))).status == 404
+        found = await ask(talk, request(free_key, "/api/coaches/coach%2D2"))
+        assert (found.status, found.json.get("coach_id")) == (200, "coach-2")
 
 
 async def test_sent_together_each_has_its_answer_in_turn(talk: Talk, free_key: str) -> None:
     same, other = request(free_key), request(free_key, X_Correlation_ID="other")
-    body = b'{"calendar_id":"cal-99"}'
-    kind = {"Content_Type": "application/json", "Content_Length": str(len(body))}
-    post = request(free_key, "/api/appointments", "POST", **kind)
-    for sent in (same, same, other, post + body, same, same):
+    for sent in (same, same, other, posted(free_key, {"calendar_id": "cal-99"}), same, same):
         talk.say(sent)
     seen = [await talk.hear() for _ in range(6)]
     assert [told.status for told in seen] == [200, 200, 200, 400, 200, 200]

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sanic.http import Http
 
 from service.api.availability import _Answers, _Question
 from service.app import Services
@@ -37,6 +38,17 @@ async def test_an_answer_is_given_again_until_something_is_booked(services: Serv
     assert len(after.json["slots"]) < len(first.json["slots"])
     taken = {"coach_id": "coach-1", "start_time": start.isoformat().replace("+00:00", "Z")}
     assert not any(taken.items() <= slot.items() for slot in after.json["slots"])
+
+
+async def test_a_request_that_comes_again_is_not_taken_apart_again(api: Client) -> None:
+    await api("GET", PATH)
+    with patch.object(Http, "http1_request_header", autospec=True, side_effect=Http.http1_request_header) as apart:
+        first, *others = [(await api("GET", PATH)).headers["X-Correlation-ID"] for _ in range(4)]
+        assert first not in others
+        assert apart.call_count == 0
+        for _ in range(2):
+            await api("GET", f"{PATH}&group_by=start")
+        assert apart.call_count == 1
 
 
 def test_answers_that_nobody_asks_for_go_first() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
 import pytest
 
 from service.claims.messages import Admission, Answer, Rate, Settlement
@@ -27,7 +26,7 @@ async def test_over_the_limit_nothing_else_is_done(world: World) -> None:
     assert await world.grid.pending() == {}
 
 
-@pytest.mark.outcome("claim_slot", "limited", "admitted")
+@pytest.mark.outcome("claim_slot", "limited", "admitted", "claimed")
 async def test_reads_of_one_moment_are_counted_one_by_one(world: World) -> None:
     await world.ready()
     few, other = Rate("key-1", 4, 60_000), Rate("key-2", 4, 60_000)
@@ -41,19 +40,20 @@ async def test_reads_of_one_moment_are_counted_one_by_one(world: World) -> None:
         Admission(ORG, rate=few),
     ]
     seen = await asyncio.gather(*map(world.gate.admit, asked))
-    # The reads are counted together, where the first of them stands.
     assert [(r.outcome.value, r.rate_count) for r in seen] == [
         ("admitted", 1),
         ("admitted", 1),
         ("admitted", 2),
-        ("limited", 5),
-        ("admitted", 3),
+        ("claimed", 3),
         ("admitted", 4),
+        ("limited", 5),
     ]
-    roster = await world.gate.admit(Admission(ORG))
-    assert {r[3:5] for r in map(msgspec.structs.astuple, seen) if r[0] is ClaimOutcome.ADMITTED} == {
-        (roster.first, roster.second)
-    }
+    before, after = await world.gate.admit(Admission(ORG)), seen[3].revision
+    assert [(r.first, r.second) for r in seen if r.outcome is ClaimOutcome.ADMITTED] == [
+        *[(world.roster.version, after - 1)] * 3,
+        (world.roster.version, after),
+    ]
+    assert before.second == after
     late = await asyncio.gather(*(world.gate.admit(Admission(ORG, rate=other)) for _ in range(5)))
     assert [(r.outcome.value, r.rate_count) for r in late] == [
         ("admitted", 2),
@@ -64,6 +64,7 @@ async def test_reads_of_one_moment_are_counted_one_by_one(world: World) -> None:
     ]
     assert all(0 < r.rate_reset_ms <= 60_000 for r in late)
     assert await world.redis.get(world.keys.rate("key-2")) == b"6"
+    assert (await world.gate.admit(Admission(ORG, rate=other))).outcome is ClaimOutcome.LIMITED
 
 
 @pytest.mark.outcome("claim_slot", "admitted")
