@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from prometheus_client import Histogram
 
 from service import metrics
-from service.metrics import Metrics, exposition
+from service.metrics import Later, Metrics, exposition
 
 AMOUNTS = [0.0004, 0.001, 0.0011, 0.0025, 0.3, 10.0, 11.0, 0.001]
 NAME = "booking_http_request_duration_seconds"
@@ -55,3 +56,18 @@ async def test_requests_in_flight_are_shown_in_the_end_and_to_who_looks() -> Non
     series.in_flight.dec()
     await asyncio.sleep(2 * metrics.SHOWN_AFTER_S)
     assert told(series, "booking_http_requests_in_flight") == 0
+
+
+async def test_one_that_cannot_be_written_does_not_keep_the_others() -> None:
+    later, written = Later(), list[str]()
+
+    def fails() -> None:
+        raise OSError("no space")
+
+    for write in (lambda: written.append("before"), fails, lambda: written.append("after")):
+        later.soon(write)
+    with pytest.raises(OSError, match="no space"):
+        later.write()
+    assert sorted(written) == ["after", "before"]
+    later.write()
+    assert len(written) == 2
