@@ -7,8 +7,8 @@
 --          rosters (hash), open, occupied and full planes (string), day counts (string of u16),
 --          scores (string of u32, millionths), limits (string of u16), deficits (string of i32)
 -- ARGV[1]  msgpack [claim_ttl_ms, items, epoch]; an item is [rate, idempotency, claim, roster], each false when absent
---          rate        [key, limit, window_ms, times]              limit 0 means counted but never refused; so many
---                                                                  reads ask at once, refused if not one is left
+--          rate        [key, limit, window_ms, times]              limit 0 means counted but never refused; `times`
+--                                                                  requests at once are `limited` when all of them are
 --          idempotency [key, fingerprint, mark_ttl_ms, owner]
 --          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, turn,
 --                       scores, limits, deficits, start_cell, idempotency_key_name, own]

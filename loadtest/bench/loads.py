@@ -86,7 +86,15 @@ class OwnLoad:
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:  # noqa: ARG002 - a count is asked
         return await self._ask(port, wishes.maker())
 
-    async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:  # noqa: ARG002 - a count
+    async def get(
+        self,
+        port: int,
+        path: str,
+        seconds: float,  # noqa: ARG002 - a count is asked
+        *,
+        numbered: bool = False,
+        **headers: str,
+    ) -> Counted:
         def make(number: int) -> bytes:
             return get(path, **headers, **({"X_Correlation_ID": f"request-{number}"} if numbered else {}))
 

@@ -65,8 +65,7 @@ class Intake:
         now = self._now()
         if now - self._looked_at >= _LOOK_S:
             self._look(now)
-        limit = self.limit
-        return self.in_flight >= limit or self._unfinished() >= limit
+        return self._taken >= self.limit
 
     def enter(self) -> None:
         """Take a request in. Raises Overloaded when there is no room; else `leave` must follow."""
