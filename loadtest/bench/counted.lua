@@ -1,4 +1,4 @@
--- What every wrk script ends with: the run's counts as one line of JSON.
+-- What a script ends with that asks as fast as it can: the run's counts as one line of JSON.
 
 function done(summary, latency)
   local errors = summary.errors

@@ -6,11 +6,12 @@ import math
 
 from loadtest.bench.bench import Bench, prepare
 from loadtest.bench.bookings import baseline_of
-from loadtest.bench.open_loop import open_loop, quantile
+from loadtest.bench.open_loop import quantile
 from loadtest.bench.pgbench import add_contacts
 from loadtest.bench.requests import all_starts
 from loadtest.bench.setting import DAYS, STARTS_A_DAY, make_crowd
 from loadtest.bench.truth import check_count, check_overlaps
+from loadtest.bench.usage import read
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 OURS, PGBENCH = "ours", "pgbench"
@@ -19,7 +20,7 @@ _FILLED = 0.4
 
 
 async def at_half_speed(bench: Bench) -> None:
-    """B9, once: open loop for a minute, then pgbench at that rate."""
+    """B9, once: bookings at a fixed rate for a minute and what they cost, then pgbench at that rate."""
     seconds = bench.size.latency_s
     rate = await _half(bench)
     crowds = math.ceil(rate * seconds / (_FILLED * bench.size.coaches * DAYS * STARTS_A_DAY))
@@ -28,7 +29,10 @@ async def at_half_speed(bench: Bench) -> None:
         await prepare(bench.place.port, crowd)
         baseline = await baseline_of(bench, sql, crowd)
         await sql.execute("CHECKPOINT")
-        found = await open_loop(bench.place.port, all_starts(crowd, bench.tag("pace")).maker(), rate, seconds)
+        async with bench.place.redis() as redis:
+            at_first = await read(bench.place.pids, sql, redis)
+            found = await bench.load.book_at(bench.place.port, all_starts(crowd, bench.tag("pace")), rate, seconds)
+            cost = (await read(bench.place.pids, sql, redis)).since(at_first)
         await check_count(sql, crowd.orgs, 1, found.statuses[201], 0)
         with bench.place.only_servers():
             beside = await make_crowd(sql, bench.tag("beside"), coaches=crowds * bench.size.coaches)
@@ -38,6 +42,7 @@ async def at_half_speed(bench: Bench) -> None:
         await check_overlaps(sql)
     parts = {f"{OURS} {name} ms": 1e3 * found.quantile(share) for name, share in SHARES.items()}
     parts |= {f"{PGBENCH} {name} ms": 1e3 * quantile(inserts, share) for name, share in SHARES.items()}
+    parts |= {f"µs of {part} a booking": spent / found.statuses[201] for part, spent in cost.cpu_us.items()}
     bench.notebook.note(
         "B9",
         "p99",

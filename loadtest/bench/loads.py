@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from loadtest.bench.open_loop import Latencies, closed_loop
+from loadtest.bench.open_loop import Latencies, closed_loop, open_loop
 from loadtest.bench.requests import Wishes, get
 from loadtest.bench.wrk import CONNECTIONS, run_wrk
+
+# How long after the last request its answer may come; wrk ends when it was told to.
+_LAST_ANSWERS_S = 3.0
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -39,6 +43,13 @@ class Counted(msgspec.Struct, frozen=True):
         return self.requests / self.seconds
 
 
+class _Paced(msgspec.Struct, frozen=True):
+    """What `paced.lua` ends with."""
+
+    statuses: dict[int, int]
+    microseconds: list[int]
+
+
 class Load(Protocol):
     """Sends requests to a port of the loopback over 64 connections."""
 
@@ -48,7 +59,14 @@ class Load(Protocol):
         ...
 
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
-        """Book."""
+        """Book as fast as the answers come."""
+        ...
+
+    async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
+        """Book `rate` times a second, whatever the answers do; latencies count from when a request was due.
+
+        Raises RuntimeError when not all were answered soon after.
+        """
         ...
 
     async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:
@@ -65,13 +83,22 @@ class WrkLoad:
     left_open = CONNECTIONS
 
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
-        return _counted(await run_wrk("book.lua", port, seconds, wishes.arguments()))
+        return _counted(await run_wrk(("book.lua", "counted.lua"), port, seconds, wishes.arguments()))
+
+    async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
+        count = round(rate * seconds)
+        given = wishes.arguments() | {"rate": rate, "count": count}
+        line = await run_wrk(("book.lua", "paced.lua"), port, seconds + _LAST_ANSWERS_S, given)
+        paced = msgspec.json.decode(line, type=_Paced)
+        if len(paced.microseconds) < count:
+            raise RuntimeError(f"of {count} requests {len(paced.microseconds)} were answered: {dict(paced.statuses)}")
+        return Latencies(Counter(paced.statuses), [taken / 1e6 for taken in paced.microseconds])
 
     async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:
         given = {"path": path} | {name.replace("_", "-"): value for name, value in headers.items()}
         if numbered:
             given["numbered"] = "yes"
-        return _counted(await run_wrk("get.lua", port, seconds, given))
+        return _counted(await run_wrk(("get.lua", "counted.lua"), port, seconds, given))
 
 
 class OwnLoad:
@@ -85,6 +112,9 @@ class OwnLoad:
 
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:  # noqa: ARG002 - a count is asked
         return await self._ask(port, wishes.maker())
+
+    async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
+        return await open_loop(port, wishes.maker(), rate, seconds)
 
     async def get(
         self,

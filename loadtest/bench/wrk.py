@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 CONNECTIONS = 64
@@ -22,14 +23,14 @@ def wrk_binary() -> str:
     return found
 
 
-async def run_wrk(script: str, port: int, seconds: float, given: Mapping[str, object]) -> str:
-    """Run the script for so many seconds, with `given` as its arguments; the JSON it ends with.
+async def run_wrk(scripts: Sequence[str], port: int, seconds: float, given: Mapping[str, object]) -> str:
+    """Run the scripts, as one, for so many seconds, with `given` as their arguments; the JSON they end with.
 
     Raises RuntimeError when wrk fails.
     """
-    with _whole(script) as file:
+    with _whole(scripts) as file:
         process = await asyncio.create_subprocess_exec(
-            *(wrk_binary(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "-s", str(file)),
+            *(wrk_binary(), "-t1", f"-c{CONNECTIONS}", f"-d{math.ceil(seconds)}s", "-s", str(file)),
             *(f"http://127.0.0.1:{port}", "--", *(f"{name}={value}" for name, value in given.items())),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -46,10 +47,10 @@ async def run_wrk(script: str, port: int, seconds: float, given: Mapping[str, ob
 
 
 @contextlib.contextmanager
-def _whole(script: str) -> Iterator[Path]:
-    """A file with the script and what all scripts end with: wrk takes one file."""
+def _whole(scripts: Sequence[str]) -> Iterator[Path]:
+    """A file with all of them: wrk takes one."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-        for name in (script, "counted.lua"):
+        for name in scripts:
             file.write((_FOLDER / name).read_text())
         file.flush()
         yield Path(file.name)
