@@ -34,7 +34,9 @@ from service.db.endpoints import EndpointStore
 from service.db.gate import GateStore
 from service.db.keys import KeyStore
 from service.db.notifications import NotificationStore
+from service.db.people import PeopleStore
 from service.db.rosters import DefaultSlot, RosterStore
+from service.db.time_off import TimeOffStore
 from service.errors import ConfigurationError, Unavailable
 from service.failpoints import Failpoints, Reach
 from service.logs import get_logger
@@ -58,6 +60,7 @@ from service.operations.reconcile import Reconcile
 from service.operations.remind import Remind
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
+from service.operations.time_off import TimeOff
 from service.operations.tracking import TrackedTasks
 
 CANCEL_AGAIN_S = 0.5
@@ -370,3 +373,21 @@ async def _check_eviction(redis: Redis) -> None:
         return
     if warning is not None:
         _log.warning("redis not checked", reason=warning)
+
+
+def build_time_off(services: Services) -> TimeOff:
+    """Time off of coaches, for the API and for events of the external calendar."""
+    return TimeOff(
+        people=PeopleStore(services.database),
+        periods=TimeOffStore(services.database),
+        change=services.change,
+        move=services.move,
+        gate=services.gate_store,
+        grid=services.grid,
+        keeper=services.keeper,
+        heal=services.heal,
+        rosters=services.rosters,
+        tasks=services.tasks,
+        clock=services.clock,
+        claim_ttl_ms=services.settings.claim_ttl_ms,
+    )

@@ -8,8 +8,8 @@ from datetime import datetime
 import orjson
 
 from service.api.appointments import JSON, shown
-from service.api.endpoint import Call, Handler, Route, uuid_of
-from service.api.parsing import email, query_integer, query_time, query_word, timezone_name, versions_of
+from service.api.endpoint import Call, Handler, Route
+from service.api.parsing import email, query_integer, query_time, query_word, timezone_name, uuid_of, versions_of
 from service.api.response import Response
 from service.api.shapes import AppointmentHistory, AppointmentPage, AppointmentShape
 from service.db.appointments import AppointmentFilter, PastEvent

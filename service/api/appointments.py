@@ -6,7 +6,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, UnsetType
 
-from service.api.endpoint import Call, Route, uuid_of
+from service.api.endpoint import Call, Route
 from service.api.parsing import (
     LARGEST_METADATA_BYTES,
     decode_body,
@@ -16,6 +16,7 @@ from service.api.parsing import (
     instant,
     refuse_nul,
     timezone_name,
+    uuid_of,
     versions_of,
 )
 from service.api.response import Response

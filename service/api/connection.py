@@ -20,9 +20,10 @@ from sanic.exceptions import RequestCancelled
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from service.api.endpoint import Edge, Route, correlation_among
+from service.api.endpoint import Edge, Route
 from service.api.exchange import Exchange
 from service.api.problems import body_of, problem_of, timestamp
+from service.api.said import correlation_among
 from service.errors import Overloaded
 
 LARGEST_HEAD_BYTES = 8 * 1024

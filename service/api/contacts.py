@@ -6,8 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from service.api.endpoint import Call, Route, uuid_of
-from service.api.parsing import decode_body, email, refuse_nul
+from service.api.endpoint import Call, Route
+from service.api.parsing import decode_body, email, refuse_nul, uuid_of
 from service.api.people_shapes import (
     PAGE_PARAMETERS,
     ContactPage,

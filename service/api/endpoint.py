@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import unquote
 from uuid import UUID
 
 import msgspec
@@ -20,9 +18,10 @@ from sanic import Request
 from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
 
 from service.api.intake import Intake
-from service.api.parsing import correlation_id, fingerprint_of, idempotency_key, query_of
+from service.api.parsing import fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
 from service.api.response import Response, lines_of
+from service.api.said import Said, check_media_type, correlation_of, read_body, said_by
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
@@ -32,7 +31,6 @@ from service.errors import (
     BookingError,
     GateClosed,
     NotAuthenticated,
-    NotFound,
     Overloaded,
     RateLimitExceeded,
     Unavailable,
@@ -45,33 +43,14 @@ from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
 from service.operations.local_rates import LocalRates, RateSeen
 from service.operations.rosters import Rosters
 
-LARGEST_BODY_BYTES = 64 * 1024
 _UNLIMITED = str(2**31 - 1)
 # What a replay gives beside status and body; every other header belongs to the answer at hand.
 _KEPT_HEADERS = ("Location", "ETag")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-# W3C Trace Context: ids of zeros only and version ff are invalid; versions after 00 may append fields.
-_TRACEPARENT = re.compile(
-    r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"
-)
-
 _log = get_logger("api")
 
 Result = TypeVar("Result")
-
-
-class Said(msgspec.Struct):
-    """What a request says outside of its body, taken apart once for all that say the same.
-
-    `query_text` is the query as it came; `query` is None before it was looked at.
-    """
-
-    api_key: str | None
-    correlation_id: str | None
-    path: Mapping[str, str]
-    query_text: str
-    query: Mapping[str, str] | None = None
 
 
 class Call(msgspec.Struct):
@@ -202,7 +181,7 @@ class Edge:
             http: Any = request.stream
             said: Said | None = http.said
             if said is None:
-                said = http.said = _said(request, path)
+                said = http.said = said_by(request, path)
             call = Call(request, said, said.correlation_id or str(uuid_utils.uuid4()))
             structlog.contextvars.bind_contextvars(correlation_id=call.correlation_id)
             self._metrics.in_flight.inc()
@@ -280,7 +259,7 @@ class Edge:
         if body_problem is not None:
             raise body_problem
         if call.body and route.body is not None:
-            _check_media_type(call.header("content-type"))
+            check_media_type(call.header("content-type"))
         said = call.said
         if said.query_text:
             if said.query is None:
@@ -407,49 +386,6 @@ class Edge:
         return response
 
 
-def _said(request: Request, path: dict[str, str]) -> Said:
-    headers: Any = request.headers
-    key: str | None = headers.get("x-api-key") or _bearer(headers.get("authorization"))
-    if key is not None:  # bytes that are no UTF-8 arrive as half characters, which cannot be hashed
-        key = key.encode(errors="replace").decode()
-    # The router hands over what stands between the slashes as it was escaped.
-    names = {name: unquote(value) for name, value in path.items()} if path else path
-    given = given_correlation(headers.get("x-correlation-id"), headers.get("traceparent"))
-    return Said(key, given, names, request.query_string)
-
-
-def correlation_of(request: Any) -> str:
-    """The request's correlation id: the client's, else the trace id of a valid `traceparent`, else a new one."""
-    headers: Any = getattr(request, "headers", None) or {}
-    return correlation_among(headers.get("x-correlation-id"), headers.get("traceparent"))
-
-
-def correlation_among(x_correlation_id: str | None, traceparent: str | None) -> str:
-    """The correlation id of a request with these two headers."""
-    return given_correlation(x_correlation_id, traceparent) or str(uuid_utils.uuid4())
-
-
-def given_correlation(x_correlation_id: str | None, traceparent: str | None) -> str | None:
-    """The correlation id that the client gave with these two headers."""
-    given = correlation_id(x_correlation_id)
-    if given is not None:
-        return given
-    traced = None if traceparent is None else _TRACEPARENT.fullmatch(traceparent)
-    if traced is None or (traced["version"] == "00" and traced["more"]):
-        return None
-    return traced["trace"]
-
-
-def uuid_of(text: str, what: str) -> Any:
-    """A path's id as a UUID; one that is none is simply not found."""
-    from uuid import UUID
-
-    try:
-        return UUID(text)
-    except ValueError:
-        raise NotFound(f"no {what} {text[:64]!r}") from None
-
-
 def _kept(response: Response, shown_once: Sequence[str]) -> FinalAnswer | None:
     """What of a response is kept for replays; None of one that is not 2xx."""
     if not 200 <= response.status < 300:
@@ -465,25 +401,6 @@ def _kept(response: Response, shown_once: Sequence[str]) -> FinalAnswer | None:
     return FinalAnswer(response.status, headers, body)
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, at most 64 KiB of it kept; the rest of a larger one is read away so that the answer arrives."""
-    stream: Any = request.stream
-    if stream is None:
-        return request.body
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        chunk: bytes | None = await stream.read()
-        if not chunk:
-            break
-        size += len(chunk)
-        if size <= LARGEST_BODY_BYTES:
-            parts.append(chunk)
-    if size > LARGEST_BODY_BYTES:
-        raise PayloadTooLarge("the body is larger than 64 KiB")
-    return b"".join(parts)
-
-
 def _cross_origin(allowed: str) -> dict[str, str]:
     """What lets a page of the `allowed` origin read an answer; nothing where none is."""
     if not allowed:
@@ -493,20 +410,6 @@ def _cross_origin(allowed: str) -> dict[str, str]:
         "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
     )
     return {"Access-Control-Allow-Origin": allowed, "Access-Control-Expose-Headers": exposed}
-
-
-def _bearer(text: str | None) -> str | None:
-    if text is not None and text[:7].lower() == "bearer ":
-        return text[7:].strip()
-    return None
-
-
-def _check_media_type(text: str | None) -> None:
-    if text is None or text == "application/json":
-        return
-    media = text.split(";", 1)[0].strip().lower()
-    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
-        raise SanicException("send application/json", status_code=415)
 
 
 def _plain(problem: SanicException) -> str:

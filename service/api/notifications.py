@@ -7,7 +7,8 @@ from datetime import datetime
 import msgspec
 
 from service.api.appointments import JSON
-from service.api.endpoint import Call, Route, uuid_of
+from service.api.endpoint import Call, Route
+from service.api.parsing import uuid_of
 from service.api.response import Response
 from service.db.notifications import Notification, NotificationStore
 from service.domain.notification import Kind, kind_of

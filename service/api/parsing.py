@@ -10,12 +10,13 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs
+from uuid import UUID
 
 import msgspec
 import orjson
 
 from service.domain.zones import wall_to_instant, zone
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, NotFound
 
 Struct = TypeVar("Struct")
 
@@ -120,6 +121,14 @@ def email(field: str, text: str) -> str:
     if len(text) > 254 or not _EMAIL.fullmatch(text):
         raise InvalidRequest([(field, "is not an e-mail address")])
     return text.lower()
+
+
+def uuid_of(text: str, what: str) -> UUID:
+    """A path's id as a UUID. Raises NotFound for one that is none: there is no such `what`."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"no {what} {text[:64]!r}") from None
 
 
 def timezone_name(field: str, text: str) -> str:

@@ -21,8 +21,9 @@ from sanic.handlers import ErrorHandler
 
 from service.api.accept import Acceptor
 from service.api.connection import Connection, Doorway
-from service.api.endpoint import METHODS, Edge, Route, read_body
+from service.api.endpoint import METHODS, Edge, Route
 from service.api.response import Response
+from service.api.said import read_body
 
 GRACEFUL_S = 8.0
 # A body is kept up to 64 KiB; up to this much is read away so that the client gets to read the refusal.

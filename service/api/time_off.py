@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
-from service.api.endpoint import Call, Route, uuid_of
-from service.api.parsing import decode_body, instant, query_time, refuse_nul, timezone_name
+from service.api.endpoint import Call, Route
+from service.api.parsing import decode_body, instant, query_time, refuse_nul, timezone_name, uuid_of
 from service.api.people_shapes import (
     PAGE_PARAMETERS,
     ZoneName,

@@ -9,8 +9,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from service.api.endpoint import Call, Route, uuid_of
-from service.api.parsing import decode_body, refuse_nul
+from service.api.endpoint import Call, Route
+from service.api.parsing import decode_body, refuse_nul, uuid_of
 from service.api.people_shapes import PAGE_PARAMETERS, cursor_of, page_size, row_before, unknown_cursor
 from service.api.response import Response
 from service.db.endpoints import EndpointRecord, EndpointState

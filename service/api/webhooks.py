@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from service.api.endpoint import Call, Route, uuid_of
-from service.api.parsing import decode_body, idempotency_key, instant, refuse_nul
+from service.api.endpoint import Call, Route
+from service.api.parsing import decode_body, idempotency_key, instant, refuse_nul, uuid_of
 from service.api.response import Response
 from service.api.shapes import CalendarEvent, EventAccepted, EventState
 from service.db.deliveries import IncomingStore

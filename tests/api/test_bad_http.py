@@ -11,8 +11,8 @@ import pytest
 
 from service.api.server import build_application, serve
 from service.app import Services
+from service.assemble_api import build_api
 from service.outside.http import open_session
-from service.processes import build_api
 from tests.api.client import PROBLEM_FIELDS, Client, assert_problem, open_client
 from tests.api.stack import Stack
 from tests.servers import eventually

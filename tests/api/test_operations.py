@@ -13,9 +13,9 @@ import jsonschema
 import pytest
 
 from service.app import Services
+from service.assemble_api import build_api
 from service.config import Settings
 from service.outside.http import open_session
-from service.processes import build_api
 from service.up import is_ready
 from tests.api.client import Client, all_at_once, booking
 from tests.api.stack import Stack

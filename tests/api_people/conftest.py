@@ -18,6 +18,7 @@ from service.api.manage_coaches import ManageCoachRoutes
 from service.api.openapi import document
 from service.api.server import build_application, serve
 from service.app import Services, default_slot, open_services
+from service.assemble_api import build_api
 from service.db.people import PeopleStore
 from service.domain.schedule import Window
 from service.operations.change_roster import ChangeRoster
@@ -25,7 +26,6 @@ from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
 from service.operations.manage_contacts import ManageContacts
 from service.outside.http import open_session
-from service.processes import build_api
 from tests.api.client import Client, open_client
 from tests.servers import eventually
 

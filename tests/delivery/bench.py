@@ -14,7 +14,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from service.app import Services
+from service.app import Services, build_time_off
+from service.assemble_worker import forgetting
 from service.claims.connection import connect
 from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
@@ -30,7 +31,6 @@ from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
 from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
-from service.processes import build_time_off, forgetting
 from tests.wishes import caller, free_starts, wish
 
 NOWHERE = "http://127.0.0.1:9"

@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 import pytest
 
+from service.app import build_time_off
 from service.domain.appointment import Appointment
 from service.domain.grid import instant_of
 from service.errors import Unavailable
@@ -18,7 +19,6 @@ from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.local_rates import RateSeen
 from service.operations.time_off import Absence, TimeOff
 from service.operations.treat_appointments import Existing
-from service.processes import build_time_off
 from tests.delivery.bench import Bench
 from tests.delivery.test_incoming_events import ended, state_of
 from tests.wishes import caller, wish

@@ -15,13 +15,13 @@ import orjson
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from service.assemble_api import manage_endpoints
 from service.db.endpoints import EndpointRecord, EndpointState, EndpointStore
 from service.delivery.dispatcher import RetryPolicy
 from service.delivery.endpoint_deliveries import EndpointParts
 from service.domain.event import EventType
 from service.operations.manage_endpoints import ManageEndpoints, Told
 from service.outside.endpoint import EndpointCaller
-from service.processes import manage_endpoints
 from tests.delivery.bench import NOWHERE, QUICK, Bench
 
 EVERY = [kind.value for kind in EventType]

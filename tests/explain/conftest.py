@@ -16,9 +16,9 @@ from sanic import Sanic
 
 from service.api.server import build_application, serve
 from service.app import Services, open_services
+from service.assemble_api import build_api
 from service.config import Settings
 from service.outside.http import open_session
-from service.processes import build_api
 from service.up import listen
 from tests.servers import free_port
 

@@ -11,12 +11,13 @@ import sys
 from prometheus_client import start_http_server
 
 from service.app import open_services
+from service.assemble_worker import assemble_caretaker, assemble_worker
 from service.claims.connection import connect
 from service.clock import SystemClock
 from service.config import Settings
 from service.delivery.build import READ_TIMEOUT_S
 from service.outside.http import open_foreign_session, open_session
-from service.processes import assemble_caretaker, assemble_worker, until_told
+from service.processes import until_told
 
 
 async def work(offset_s: float, port: int, stop: asyncio.Event) -> None:

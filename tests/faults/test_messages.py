@@ -18,11 +18,11 @@ import pytest
 from standardwebhooks import Webhook
 
 from service.app import Services
+from service.assemble_api import manage_endpoints
 from service.domain.event import EventType, heard_by
 from service.errors import SlotUnavailable
 from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
-from service.processes import manage_endpoints
 from tests.delivery.test_every_event_arrives import serving
 from tests.faults.receiver import POISON, Receiver
 from tests.faults.workers import working

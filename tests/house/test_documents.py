@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.api import problems
 from service.app import Services
+from service.assemble_api import build_api
 from service.cli import main
 from service.config import Settings
 from service.metrics import Metrics
 from service.outside.http import open_session
-from service.processes import build_api
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from service.app import Services
+from service.assemble_api import carry_out_once
 from service.operations.carry_out_once import CarryOutOnce
-from service.processes import carry_out_once
 from tests.api_people.conftest import api, elsewhere, second
 
 __all__ = ["api", "elsewhere", "second"]

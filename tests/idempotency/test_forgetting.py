@@ -7,9 +7,9 @@ from typing import Any
 from uuid import uuid4
 
 from service.app import Services, open_services
+from service.assemble_worker import forgetting
 from service.db.idempotency import KeyRecords
 from service.operations.forget_keys import ForgetKeys
-from service.processes import forgetting
 from tests.api.client import Client, assert_problem, booking
 from tests.idempotency.writes import Write
 

@@ -14,6 +14,7 @@ import pytest
 from service.api.endpoint import Call, Route
 from service.api.response import Response
 from service.app import Services
+from service.assemble_api import carry_out_once
 from service.claims.breaker import GateBreaker
 from service.claims.connection import connect
 from service.claims.marks import KeyMarks
@@ -21,7 +22,6 @@ from service.claims.scripts import Scripts
 from service.db.idempotency import Completion, FinalAnswer, KeyHold, KeyRecords
 from service.errors import IdempotencyInProgress, OutcomeUnknown, SlotUnavailable
 from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
-from service.processes import carry_out_once
 from tests.api.client import Client
 from tests.api_people.conftest import served
 from tests.idempotency.writes import EXAMPLES, counted, difference, time_passes

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from service.app import Services, open_services
+from service.app import Services, build_time_off, open_services
 from service.config import Settings
 from service.db.people import CalendarRecord, CoachRecord, PeopleStore
 from service.domain.calendar import Roster
@@ -21,7 +21,6 @@ from service.operations.change_roster import ChangeRoster
 from service.operations.manage_calendars import ManageCalendars
 from service.operations.manage_coaches import ManageCoaches
 from service.operations.time_off import TimeOff
-from service.processes import build_time_off
 from tests.model.model import Model
 from tests.model.values import Calendar, Coach, Hours, Windows
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.app import Services, open_services
+from service.assemble_worker import mailed_notifications
 from service.config import Settings
 from service.delivery.destinations import Destination
 from service.outside.http import open_session
-from service.processes import mailed_notifications
 from tests.delivery.bench import Bench
 from tests.notifications.post_office import PostOffice
 

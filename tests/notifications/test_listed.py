@@ -9,8 +9,8 @@ from typing import Any
 import structlog
 
 from service.app import Services
+from service.assemble_worker import mailed_notifications
 from service.delivery.destinations import Destination
-from service.processes import mailed_notifications
 from tests.api.client import Client
 from tests.api_people.conftest import served
 from tests.delivery.bench import Bench

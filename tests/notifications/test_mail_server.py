@@ -13,10 +13,10 @@ import structlog
 import trustme
 
 from service.app import Services
+from service.assemble_worker import mailed_notifications
 from service.delivery.destinations import Destination
 from service.delivery.dispatcher import RetryPolicy
 from service.outside.smtp import Encryption, Handover, MailServer, Smtp
-from service.processes import mailed_notifications
 from tests.delivery.bench import QUICK, Bench
 from tests.notifications.post_office import ACCEPTED, PostOffice, all_sent
 from tests.servers import eventually, free_port

@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 
 from service.app import Services, open_services
+from service.assemble_worker import assemble_caretaker
 from service.claims.grid import PendingEntry
 from service.config import Settings
 from service.db.gate import CoachDays
 from service.domain.grid import day_of
-from service.processes import assemble_caretaker
 from tests.operations import steps
 from tests.servers import eventually
 from tests.wishes import free_starts, wish

@@ -12,8 +12,8 @@ from typing import Any, Self
 from service.api.endpoint import Edge
 from service.api.server import build_application, serve
 from service.app import Services
+from service.assemble_api import build_api
 from service.outside.http import open_session
-from service.processes import build_api
 
 ANSWERED_WITHIN_S = 20.0
 

@@ -8,10 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from service.app import Services
+from service.app import Services, build_time_off
 from service.domain.appointment import Appointment
 from service.operations.time_off import TimeOff
-from service.processes import build_time_off
 from tests.api_people.conftest import api, elsewhere, second
 from tests.time_off.asking import Around
 

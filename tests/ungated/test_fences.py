@@ -13,7 +13,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from service.app import Services
+from service.app import Services, build_time_off
 from service.claims.breaker import GateBreaker, Trip
 from service.claims.connection import PoolBusy, ServerChanged
 from service.claims.lateness import Lateness
@@ -28,7 +28,6 @@ from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from service.operations.time_off import Absence
 from service.operations.treat_appointments import Existing
-from service.processes import build_time_off
 from tests.invariants.looks import booked, cancelled
 from tests.operations import steps
 from tests.servers import eventually
