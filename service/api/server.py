@@ -115,19 +115,17 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
         configure_logging=False,
     )
     app.ctx.connection = partial(Connection, doorway=Doorway(edge, routes))
+    add_route = partial(
+        app.add_route,
+        stream=True,  # who reads the body bounds it
+        strict_slashes=True,
+        error_format="json",  # never used; not told it, Sanic guesses from each handler's source, 0.05 s in all
+    )
     for route in routes:
-        app.add_route(
-            edge.endpoint(route),
-            route.path,
-            methods=["GET", "HEAD"] if route.method == "GET" else [route.method],
-            name=route.operation_id,
-            stream=True,  # who reads the body bounds it
-            strict_slashes=True,
-        )
+        methods = ["GET", "HEAD"] if route.method == "GET" else [route.method]
+        add_route(edge.endpoint(route), route.path, methods=methods, name=route.operation_id)
     for number, path in enumerate(sorted({route.path for route in routes})):
-        app.add_route(
-            _preflight(edge), path, methods=["OPTIONS"], name=f"options_{number}", stream=True, strict_slashes=True
-        )
+        add_route(_preflight(edge), path, methods=["OPTIONS"], name=f"options_{number}")
     return app
 
 
