@@ -1,12 +1,14 @@
 """Requests and answers on one connection: Sanic's HTTP/1.1, without doing again what the last request had done.
 
-Who polls sends the same bytes again and again. A request whose head is, byte for byte, the one before it on its
-connection is that request: nothing of it is taken apart, and its route is known. And an answer, which here is never
-streamed, is sent in one piece.
+A client sends nearly the same bytes again and again: who polls asks the same, who books says another key and another
+length. A request whose head is, byte for byte but for the values of a few headers, the one before it on its connection
+is that request with those values: nothing else of it is taken apart, and its route is known. And an answer, which here
+is never streamed, is sent in one piece.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sanic import Request
@@ -17,38 +19,114 @@ from sanic.http.http1 import HTTP_CONTINUE
 from service.api.response import Response
 
 _END = b"\r\n\r\n"
+# Headers that may differ, as nearly everybody writes them. Values of any other form are for Sanic to make out.
+_MAY_DIFFER = re.compile(
+    rb"\r\n(idempotency-key|x-idempotency-key|x-correlation-id|traceparent|content-length): ?([!-~]+)(?=\r\n)",
+    re.IGNORECASE,
+)
+_VALUE = re.compile(rb"[!-~]{1,255}")
+_LENGTH = re.compile(rb"[0-9]{1,7}")
+_TRACES = frozenset({"x-correlation-id", "traceparent"})
+
+
+class _Alike:
+    """What a head has in common with those that differ from it in some values only; `names` of their headers."""
+
+    __slots__ = ("_end", "_pieces", "names", "values")
+
+    def __init__(self, head: bytes) -> None:
+        self.names: list[str] = []
+        self.values: list[bytes] = []  # of the last request
+        self._pieces: list[bytes] = []
+        at = 0
+        for gap in _MAY_DIFFER.finditer(head):
+            self.names.append(gap[1].lower().decode())
+            self.values.append(gap[2])
+            self._pieces.append(head[at : gap.start(2)])
+            at = gap.end(2)
+        self._end = head[at:]
+
+    def values_in(self, buffer: bytearray) -> tuple[list[bytes], int] | None:
+        """(values, size) of the head that `buffer` begins with, when it is whole and such a one."""
+        at = 0
+        values: list[bytes] = []
+        for piece in self._pieces:
+            if not buffer.startswith(piece, at):
+                return None
+            at += len(piece)
+            end = buffer.find(b"\r", at)
+            value = bytes(buffer[at:end])
+            if end < 0 or not _VALUE.fullmatch(value):
+                return None
+            values.append(value)
+            at = end
+        return (values, at + len(self._end)) if buffer.startswith(self._end, at) else None
 
 
 class Exchange(Http):
     """One connection's requests and answers."""
 
-    __slots__ = ("_head", "_last", "handler", "said")
+    __slots__ = ("_alike", "_last", "_line", "handler", "said")
 
     def __init__(self, protocol: Any) -> None:
         super().__init__(protocol)
-        self._head = b""  # of `_last`, to its empty line
-        self._last: Request | None = None  # the last request, where another may be the same
-        self.handler: Any = None  # of the request's route, for those that are the same
-        self.said: Any = None  # what whoever answers has learnt from the request, for those that are the same
+        self._last: Request | None = None  # the last request, where another may be alike
+        self._line = b""  # its first
+        self._alike: _Alike | None = None  # made when a second one begins with that line
+        self.handler: Any = None  # of the request's route, for those that are alike
+        self.said: Any = None  # what whoever answers has learnt from the request, for those that say the same
 
     async def http1_request_header(self) -> None:
-        """The next request: the last one where it says the same."""
-        mine: Any = self  # Sanic types little of itself
-        buffer: bytearray = mine.recv_buffer
+        """The next request: the last one where it is alike."""
         last = self._last
-        if last is not None and buffer.startswith(self._head):
-            del buffer[: len(self._head)]
-            # Of the rest, what a request without a body needs is as `init_for_request` left it.
+        if last is not None and self._is_alike(last):
             self.head_only = last.method == "HEAD"
-            self.request_bytes_left = self.request_bytes = 0
             self.request, last.stream = last, self
             return
-        self._last = self.handler = self.said = None
+        self._last = self._alike = self.handler = self.said = None
+        mine: Any = self  # Sanic types little of itself
         base: Any = super()
         await base.http1_request_header()
         request: Any = self.request
-        if request.method in ("GET", "HEAD") and mine.keep_alive and self.request_body is None:
-            self._head, self._last = request.head + _END, request
+        if not mine.expecting_continue and mine.request_body != "chunked":
+            self._line, self._last = request.head.partition(b"\r\n")[0], request
+
+    def _is_alike(self, last: Request) -> bool:
+        """Whether what was received begins with such a request, which is taken over into the last one then."""
+        mine: Any = self
+        buffer: bytearray = mine.recv_buffer
+        alike = self._alike
+        if alike is None:
+            if not buffer.startswith(self._line):
+                return False
+            alike = self._alike = _Alike(last.head + _END)
+            if len(set(alike.names)) < len(alike.names):
+                return False  # said twice: which one counts is for Sanic to say
+            if "content-length" in last.headers and "content-length" not in alike.names:
+                return False
+        found = alike.values_in(buffer)
+        if found is None or found[1] >= self.HEADER_MAX_SIZE:
+            return False
+        values, size = found
+        length = 0
+        if "content-length" in alike.names:
+            said = values[alike.names.index("content-length")]
+            if not _LENGTH.fullmatch(said):
+                return False
+            length = int(said)
+            mine.request_body = True
+        if values != alike.values:
+            headers: Any = last.headers
+            for name, value, before in zip(alike.names, values, alike.values, strict=True):
+                if value != before:
+                    headers[name] = value.decode()
+                    if name in _TRACES:
+                        self.said = None
+            alike.values = values
+        del buffer[:size]
+        # Of the rest, what a request needs is as `init_for_request` left it.
+        self.request_bytes_left = self.request_bytes = length
+        return True
 
     async def answer(self, response: Response) -> None:
         """Send what the handler of the request answers."""
