@@ -65,7 +65,8 @@ class Intake:
         now = self._now()
         if now - self._looked_at >= _LOOK_S:
             self._look(now)
-        return self._taken >= self.limit
+        # As `_taken`, which this is asked for three times a request.
+        return self.in_flight >= self.limit or self._unfinished() >= self.limit
 
     def enter(self) -> None:
         """Take a request in. Raises Overloaded when there is no room; else `leave` must follow."""

@@ -147,7 +147,7 @@ class FindAvailability:
             self._alternatives[key] = task
             while len(self._alternatives) > KEPT_ALTERNATIVES:
                 self._alternatives.popitem(last=False)
-        return await asyncio.shield(task)
+        return task.result() if task.done() else await asyncio.shield(task)
 
     async def _next_free(
         self, roster: Roster, calendar: Calendar, coach: Coach | None, after: datetime, most: int
