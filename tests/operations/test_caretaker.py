@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from service.app import Services, open_services
-from service.assemble_worker import assemble_caretaker
+from service.assemble_api import assemble_caretaker
 from service.claims.grid import PendingEntry
 from service.config import Settings
 from service.db.gate import CoachDays
