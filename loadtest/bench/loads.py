@@ -47,6 +47,7 @@ class _Paced(msgspec.Struct, frozen=True):
     """What `paced.lua` ends with."""
 
     statuses: dict[int, int]
+    broken: int
     microseconds: list[int]
 
 
@@ -65,7 +66,7 @@ class Load(Protocol):
     async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
         """Book `rate` times a second, whatever the answers do; latencies count from when a request was due.
 
-        Raises RuntimeError when not all were answered soon after.
+        Raises RuntimeError when not all were answered soon after, or a connection broke.
         """
         ...
 
@@ -90,8 +91,10 @@ class WrkLoad:
         given = wishes.arguments() | {"rate": rate, "count": count}
         line = await run_wrk(("book.lua", "paced.lua"), port, seconds + _LAST_ANSWERS_S, given)
         paced = msgspec.json.decode(line, type=_Paced)
-        if len(paced.microseconds) < count:
-            raise RuntimeError(f"of {count} requests {len(paced.microseconds)} were answered: {dict(paced.statuses)}")
+        if paced.broken or len(paced.microseconds) != count:
+            raise RuntimeError(
+                f"of {count} requests {len(paced.microseconds)} were answered, {paced.broken} connections broke"
+            )
         return Latencies(Counter(paced.statuses), [taken / 1e6 for taken in paced.microseconds])
 
     async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:

@@ -1,4 +1,4 @@
--- After a script that makes requests: send them at a fixed rate, whatever the answers do, and note how long each took
+-- After a script that makes requests: send them at a rate, whatever the answers do, and note how long each took
 -- from when it was meant to begin. A request finds that out from its answer, which repeats the correlation id.
 -- Arguments beside that script's own: rate (requests a second), count (how many in all).
 
@@ -10,7 +10,9 @@ ffi.cdef([[
 local MONOTONIC, NEVER_MS = 1, 1e9
 local time = ffi.new("struct bench_time")
 local threads = {}
-local every, count, begun, due, sent = 0, 0, nil, 0, 0
+local every, count, begun = 0, 0, nil
+local drawn, sent, last = 0, 0, 0
+local due = {} -- when each that was drawn and not sent yet is due
 local make_request, read_arguments = request, init
 statuses, microseconds = {}, {}
 
@@ -35,33 +37,39 @@ function init(arguments)
 end
 
 -- Asked for each connection that is free: how many milliseconds until the next request that nobody has taken is due.
+-- They are due at random, as pgbench's are at a rate: pauses are distributed exponentially.
 function delay()
-  if due == count then return NEVER_MS end
-  local at = due * every
-  due = due + 1
-  return math.max(0, math.ceil((at - now()) / 1e3))
+  if drawn == count then return NEVER_MS end
+  local at = now()
+  drawn, last = drawn + 1, last - math.log(1 - math.random()) * every
+  due[drawn] = last
+  return math.max(0, math.ceil((last - at) / 1e3))
 end
 
--- Connections that wait are woken in order: what is sent next was due first, and is due by now.
+-- Connections that wait are woken in order: what is sent next was due first. wrk's clock may be a millisecond ahead of
+-- this one; what is early counts from when it is sent.
 function request()
-  local meant = sent * every
-  sent = sent + 1
   local text = make_request()
+  if not begun then return text end -- before it connects, wrk looks at one that it does not send
+  sent = sent + 1
+  local meant = math.min(due[sent], now())
+  due[sent] = nil
   local first_line = text:find("\r\n", 1, true) + 1
   return string.format("%sX-Correlation-ID: %d\r\n%s", text:sub(1, first_line), meant, text:sub(first_line + 1))
 end
 
 function response(status, headers)
-  microseconds[#microseconds + 1] = math.floor(now() - tonumber(headers["X-Correlation-ID"]))
+  local meant = headers["X-Correlation-ID"] or headers["x-correlation-id"]
+  microseconds[#microseconds + 1] = math.floor(now() - tonumber(meant))
   statuses[status] = (statuses[status] or 0) + 1
 end
 
-function done()
-  local counted = {}
+function done(summary)
+  local errors, counted = summary.errors, {}
   for status, times in pairs(threads[1]:get("statuses")) do
     counted[#counted + 1] = string.format('"%d":%d', status, times)
   end
   io.write(string.format(
-    '\nCOUNTED {"statuses":{%s},"microseconds":[%s]}\n',
-    table.concat(counted, ","), table.concat(threads[1]:get("microseconds"), ",")))
+    '\nCOUNTED {"statuses":{%s},"broken":%d,"microseconds":[%s]}\n',
+    table.concat(counted, ","), errors.connect + errors.read + errors.write, table.concat(threads[1]:get("microseconds"), ",")))
 end

@@ -20,8 +20,9 @@ each booking with an idempotency key of its own, one of 5,000 contacts, and a st
 bare Sanic is measured, the background worker and the mocks stand still, so that what the service is compared with has
 the whole machine; while bookings are measured everything runs. Both write to the same table: pgbench with a plain
 INSERT of the row that a booking has, at a coach and start that nobody has, because that is the fastest way to write row
-by row. At half of the rate (B9) both are asked at fixed times, whatever the answers do, and a latency counts from when
-its request was due, also where that had to wait for a connection.
+by row. At half of the rate (B9) both are asked at random times of that rate, whatever the answers do, and a latency
+counts from when its request was due, also where that had to wait for a connection. What a booking costs there is
+counted until three seconds after the last, with deliveries that came late.
 
 After every load the bookings in Postgres are counted. wrk cuts up to 64 requests off when its time is over, and each of
 those may have booked: rows must be at least the 201s counted, and at most 64 more. No two appointments of a coach

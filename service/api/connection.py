@@ -148,7 +148,7 @@ class Connection(HttpProtocol):
         await self._receive()
         http: Any = self._http
         buffer: bytearray = self.recv_buffer
-        while http.stage is Stage.IDLE:
+        while http.stage is Stage.IDLE and http.request is None:  # else it is a body that nobody has read
             if not buffer:
                 await self._receive()
             request = self._doorway.unwelcome(buffer)

@@ -2,8 +2,8 @@
 
 A client sends nearly the same bytes again and again: who polls asks the same, who books says another key and another
 length. A request whose head is, byte for byte but for the values of a few headers, the one before it on its connection
-is that request with those values: nothing else of it is taken apart, and its route is known. And an answer, which here
-is never streamed, is sent in one piece.
+is that request with those values: its other headers and its line are not taken apart, and its route is known. And an
+answer, which here is never streamed, is sent in one piece.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Exchange(Http):
         """The next request: the last one where it is alike."""
         last = self._last
         if last is not None and self._is_alike(last):
-            self.head_only = last.method == "HEAD"
+            self.head_only = last.method.upper() == "HEAD"
             self.request, last.stream = last, self
             return
         self._last = self._alike = self.handler = self.said = None
@@ -100,9 +100,10 @@ class Exchange(Http):
             if not buffer.startswith(self._line):
                 return False
             alike = self._alike = _Alike(last.head + _END)
-            if len(set(alike.names)) < len(alike.names):
-                return False  # said twice: which one counts is for Sanic to say
-            if "content-length" in last.headers and "content-length" not in alike.names:
+            said: Any = last.headers
+            if any(len(said.getall(name)) > 1 for name in alike.names):
+                return False  # said twice, however it is written: which one counts is for others to say
+            if "content-length" in said and "content-length" not in alike.names:
                 return False
         found = alike.values_in(buffer)
         if found is None or found[1] >= self.HEADER_MAX_SIZE:
@@ -110,10 +111,10 @@ class Exchange(Http):
         values, size = found
         length = 0
         if "content-length" in alike.names:
-            said = values[alike.names.index("content-length")]
-            if not _LENGTH.fullmatch(said):
+            text = values[alike.names.index("content-length")]
+            if not _LENGTH.fullmatch(text):
                 return False
-            length = int(said)
+            length = int(text)
             mine.request_body = True
         if values != alike.values:
             headers: Any = last.headers

@@ -181,3 +181,16 @@ async def test_a_client_that_leaves_while_it_is_not_heard_leaves_nothing(
         talk.say(GET, b"\r\n").close()
         await eventually(lambda: all(found._task is None for found in waiting), what="the end of the connection")
     assert waiting
+
+
+async def test_a_body_that_comes_when_there_is_no_room_any_more_is_no_request(door: Door) -> None:
+    talk = await door.talk()
+    told = await talk.say(b"POST /nothing/at/all HTTP/1.1\r\nHost: x\r\n", LENGTH, b"\r\n").hear()
+    assert told.status == 404
+    with door.full():
+        refused = door.refused()
+        talk.say(BODY)
+        assert_refusal(await talk.say(GET, b"\r\n").hear())
+        assert door.refused() == refused + 1
+    assert (await talk.say(ALIVE).hear()).status == 200
+    assert talk.silent
