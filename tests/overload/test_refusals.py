@@ -186,11 +186,12 @@ async def test_a_client_that_leaves_while_it_is_not_heard_leaves_nothing(
 
 async def test_a_body_that_comes_when_there_is_no_room_any_more_is_no_request(door: Door) -> None:
     talk = await door.talk()
-    told = await talk.say(b"POST /nothing/at/all HTTP/1.1\r\nHost: x\r\n", LENGTH, b"\r\n").hear()
+    body = GET + b"\r\n"  # which would be refused
+    told = await talk.say(b"POST /nothing/at/all HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)).hear()
     assert told.status == 404
     with door.full():
         refused = door.refused()
-        talk.say(BODY)
+        talk.say(body)
         await asyncio.sleep(0.1)
         assert talk.silent
         assert door.refused() == refused
