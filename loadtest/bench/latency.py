@@ -20,7 +20,7 @@ _FILLED = 0.4
 
 
 async def at_half_speed(bench: Bench) -> None:
-    """B9, once: bookings at a fixed rate for a minute and what they cost, then pgbench at that rate."""
+    """B9, once: bookings at half of B1's rate for a minute and what they cost, then pgbench at the same."""
     seconds = bench.size.latency_s
     rate = await _half(bench)
     crowds = math.ceil(rate * seconds / (_FILLED * bench.size.coaches * DAYS * STARTS_A_DAY))

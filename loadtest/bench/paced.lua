@@ -65,11 +65,12 @@ function response(status, headers)
 end
 
 function done(summary)
-  local errors, counted = summary.errors, {}
-  for status, times in pairs(threads[1]:get("statuses")) do
+  local thread, errors, counted = threads[1], summary.errors, {}
+  for status, times in pairs(thread:get("statuses")) do
     counted[#counted + 1] = string.format('"%d":%d', status, times)
   end
   io.write(string.format(
     '\nCOUNTED {"statuses":{%s},"broken":%d,"microseconds":[%s]}\n',
-    table.concat(counted, ","), errors.connect + errors.read + errors.write, table.concat(threads[1]:get("microseconds"), ",")))
+    table.concat(counted, ","), errors.connect + errors.read + errors.write,
+    table.concat(thread:get("microseconds"), ",")))
 end
