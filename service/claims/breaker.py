@@ -115,13 +115,22 @@ class GateBreaker:
         if self._epoch is None:
             call.close()
             raise GateClosed("Redis is not asked at the moment")
-        task = asyncio.ensure_future(call)
+        loop = asyncio.get_running_loop()
         with self.watching():
-            while not (await asyncio.wait({task}, timeout=self._timeout_s))[0]:
-                if not self._lateness.is_late:
-                    task.cancel()
-                    raise TimeoutError
-            return task.result()
+            async with asyncio.timeout(None) as limit:
+
+                def look() -> None:
+                    nonlocal timer
+                    if self._lateness.is_late:
+                        timer = loop.call_later(self._timeout_s, look)
+                    else:
+                        limit.reschedule(loop.time())
+
+                timer = loop.call_later(self._timeout_s, look)
+                try:
+                    return await call
+                finally:
+                    timer.cancel()
 
     @contextmanager
     def asking(self) -> Generator[None]:

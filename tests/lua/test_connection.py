@@ -1,0 +1,114 @@
+"""Calls of Redis: each gets its own reply, nobody's fault is handed on, and who waits, waits a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.claims.connection import PoolBusy, connect
+
+CONNECTIONS = 3
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[Any]:
+    """A client of three connections to an empty server."""
+    client: Any = connect(redis_url, timeout_s=5.0, connections=CONNECTIONS)
+    yield client
+    await client.aclose()
+
+
+async def all_of_the_pool(client: Any) -> list[bytes]:
+    """A reply over each connection that the pool can give at once."""
+    return await asyncio.gather(*(client.execute_command("ECHO", str(number)) for number in range(CONNECTIONS)))
+
+
+async def test_many_callers_share_few_connections_and_each_gets_its_own_reply(client: Any) -> None:
+    replies = await asyncio.gather(*(client.execute_command("ECHO", str(number)) for number in range(200)))
+    assert replies == [str(number).encode() for number in range(200)]
+    assert len(client.connection_pool._available_connections) == CONNECTIONS
+    assert len({entry["id"] for entry in await client.client_list()}) <= CONNECTIONS + 1
+
+
+async def test_who_waits_for_a_connection_waits_as_long_as_for_an_answer(redis_url: str) -> None:
+    client: Any = connect(redis_url, timeout_s=0.3, connections=1)
+    holding = await client.connection_pool.get_connection()
+    with pytest.raises(PoolBusy):
+        await client.execute_command("PING")
+    await client.connection_pool.release(holding)
+    assert await client.execute_command("ECHO", "again") == b"again"
+    await client.aclose()
+
+
+async def test_a_caller_that_goes_away_while_it_waits_takes_no_room_with_it(client: Any) -> None:
+    holding = [await client.connection_pool.get_connection() for _ in range(CONNECTIONS)]
+    waiting = [asyncio.ensure_future(client.execute_command("PING")) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    for connection in holding:
+        await client.connection_pool.release(connection)
+    assert await all_of_the_pool(client) == [b"0", b"1", b"2"]
+    assert not client.connection_pool._in_use_connections
+
+
+async def test_the_reply_nobody_waits_for_any_more_is_nobody_elses(client: Any) -> None:
+    for _ in range(20):
+        gone = [asyncio.ensure_future(client.execute_command("ECHO", "of somebody else")) for _ in range(CONNECTIONS)]
+        await asyncio.sleep(0)  # written, not answered
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        assert await all_of_the_pool(client) == [b"0", b"1", b"2"]
+
+
+async def test_an_error_of_the_server_is_the_callers_and_the_connection_goes_on(client: Any) -> None:
+    with pytest.raises(NoScriptError):
+        await client.execute_command("EVALSHA", "0" * 40, 0)
+    connection = client.connection_pool._available_connections[-1]
+    assert connection.is_connected
+    assert await client.execute_command("ECHO", "next") == b"next"
+
+
+async def test_connections_that_the_server_has_closed_are_opened_anew(client: Any, redis_url: str) -> None:
+    await all_of_the_pool(client)
+    other: Any = connect(redis_url)
+    await other.client_kill_filter(skipme=True, _type="normal")
+    await other.aclose()
+    await asyncio.sleep(0.05)
+    assert await all_of_the_pool(client) == [b"0", b"1", b"2"]
+
+
+async def test_a_connection_that_closes_at_the_last_moment_is_a_lost_one(client: Any) -> None:
+    await client.execute_command("PING")
+    connection = await client.connection_pool.get_connection()
+    connection._writer.transport.abort()
+    with pytest.raises(RedisConnectionError):
+        await connection.send_command("PING")
+    assert not connection.is_connected
+    await client.connection_pool.release(connection)
+    assert await client.execute_command("ECHO", "anew") == b"anew"
+
+
+async def test_a_server_that_does_not_read_is_given_up_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client: Any = connect("redis://{}:{}".format(*server.getsockname()), timeout_s=0.3)
+        connection: Any = client.connection_pool.make_connection()
+        connection._reader, connection._writer = await asyncio.open_connection(*server.getsockname())
+        transport = connection._writer.transport
+        with pytest.raises(RedisTimeoutError, match="written in time"):
+            await connection.send_packed_command([b"x" * 50_000_000])
+        assert not connection.is_connected
+        assert transport.is_closing()
+        transport.abort()
+        await asyncio.sleep(0)
+    await client.aclose()
