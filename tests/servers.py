@@ -12,6 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+# What may pass between a signal and the end of everything (the contract's word).
+LONGEST_STOP_S = 10.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - `mkdtemp` makes the folder in it ours
 
 
@@ -25,7 +27,7 @@ def free_port() -> int:
 async def eventually(
     condition: Callable[[], bool | Awaitable[bool]],
     *,
-    within_s: float = 15.0,
+    within_s: float = 60.0,
     every_s: float = 0.02,
     what: str = "the condition",
 ) -> None:

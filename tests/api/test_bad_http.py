@@ -25,7 +25,7 @@ async def spoken(stack: Stack, sent: bytes, *, end: bool = True) -> tuple[int, d
         writer.write(sent)
         if end:
             writer.write_eof()
-        raw = await asyncio.wait_for(reader.read(), 15)
+        raw = await asyncio.wait_for(reader.read(), 60)
     except ConnectionError:
         return 0, {}, b""
     finally:
@@ -182,7 +182,7 @@ async def test_a_client_too_slow_for_its_own_request_is_sent_away(services: Serv
             ):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(sent)
-                raw = await asyncio.wait_for(reader.read(), 10)
+                raw = await asyncio.wait_for(reader.read(), 60)
                 writer.close()
                 head, _, body = raw.partition(b"\r\n\r\n")
                 assert b"application/problem+json" in head, raw

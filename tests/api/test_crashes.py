@@ -26,7 +26,7 @@ from tests.servers import eventually, folder_of_its_own
 CLAIM_TTL_S = 2.0
 ROUND_S = 0.2
 # What a busy machine may add to the deadline and the round.
-SLACK_S = 4.0
+SLACK_S = 20.0
 ONE_COMMIT = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%WITH wish AS%'"
 PREPARED = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%WITH wish AS%' AND pid <> pg_backend_pid()"
 
@@ -137,7 +137,7 @@ async def test_killed_between_claim_and_commit_the_time_is_free_again(fragile: S
     assert time.monotonic() - killed < CLAIM_TTL_S + ROUND_S + SLACK_S
     fragile.kill(*workers, number=signal.SIGCONT)
 
-    await eventually(lambda: came_back(fragile, client, before), within_s=30, what="new API processes")
+    await eventually(lambda: came_back(fragile, client, before), within_s=60, what="new API processes")
     assert await offered(client, slot)
     statuses = await fragile.rows(
         "SELECT a.status::text FROM appointments AS a JOIN coaches AS c USING (org_id, coach_no)"
@@ -194,7 +194,7 @@ async def killed_after_the_claim(fragile: Stack, client: Client, *, stopped_firs
     ).json["keys"]
     assert told[f"{made}.1"]["accepted"] == 1
 
-    await eventually(lambda: came_back(fragile, client, before), within_s=30, what="new API processes")
+    await eventually(lambda: came_back(fragile, client, before), within_s=60, what="new API processes")
     assert not await offered(client, slot)
     again = await client.book(wish, key=key)
     assert (again.status, again.json["appointment_id"]) == (201, made)
@@ -207,8 +207,8 @@ async def test_a_worker_that_is_killed_is_replaced_and_loses_no_event(fragile: S
     (worker,) = fragile.pids("cli worker")
     fragile.kill(worker)
     made = [(await client.book(booking(start))).json["appointment_id"] for start in starts[40:50]]
-    await eventually(lambda: fragile.pids("cli worker") not in ([], [worker]), within_s=30, what="a new worker")
+    await eventually(lambda: fragile.pids("cli worker") not in ([], [worker]), within_s=60, what="a new worker")
     for appointment in made:
-        await eventually(lambda name=appointment: heard(fragile, name, "crm"), within_s=30, what="the CRM hearing")
+        await eventually(lambda name=appointment: heard(fragile, name, "crm"), within_s=60, what="the CRM hearing")
     died = [line for line in log_lines(fragile.log()) if line["event"] == "child_died"]
     assert worker in [line["pid"] for line in died]

@@ -57,7 +57,7 @@ async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> 
             async def cancelled() -> bool:
                 return (await client("GET", path)).json["status"] == "cancelled"
 
-            await eventually(cancelled, within_s=20, what="the cancellation")
+            await eventually(cancelled, within_s=60, what="the cancellation")
             distribution = (await client("GET", "/api/coaches/distribution?to=2999-01-01")).status
             assert distribution == 400
             shown = (await client("GET", "/api/coaches/distribution")).json
@@ -99,7 +99,7 @@ async def test_a_signal_in_the_middle_of_a_start_leaves_nothing(
     stack = Stack(folder)
     try:
         stack.begin()
-        await eventually(lambda: moment in stack.log(), within_s=30, what=moment)
+        await eventually(lambda: moment in stack.log(), within_s=60, what=moment)
         assert await stack.stop(number) < STOPPED_WITHIN_S
         assert stack.process.returncode == 0, stack.log()
         assert stack.processes() == {}

@@ -82,13 +82,13 @@ async def test_the_sums_are_of_all_processes_and_survive_one_of_them(api: Client
         pids = stack.pids("api-process")
         return len(pids) == 2 and processes[0] not in pids
 
-    await eventually(replaced, within_s=30, what="a new process")
+    await eventually(replaced, within_s=60, what="a new process")
 
     async def both_answer() -> bool:
         seen = await all_at_once(api("GET", "/api/availability?days=1") for _ in range(20))
         return {answer.status for answer in seen} == {200}
 
-    await eventually(both_answer, within_s=30, what="answers")
+    await eventually(both_answer, within_s=60, what="answers")
     after = await api.series()
     assert {name: after_value for name, after_value in grown(after).items() if name != "looked"} == {
         name: value for name, value in wanted.items() if name != "looked"

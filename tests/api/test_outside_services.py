@@ -118,7 +118,7 @@ async def test_a_key_only_the_auth_service_knows_works_and_outlives_its_outage(a
     before = alone.pids("api-process")
     for pid in before:
         alone.kill(pid)
-    await eventually(lambda: replaced(alone, client, before), within_s=30, what="new API processes")
+    await eventually(lambda: replaced(alone, client, before), within_s=60, what="new API processes")
     assert (await theirs("GET", "/api/availability?calendar_id=cal-1")).status == 200
     assert len(auth.asked) == asked
 
@@ -180,7 +180,7 @@ async def test_a_crm_that_fails_and_hangs_hears_of_everything_and_nobody_waits_f
     port = port_of(alone, "CRM_WEBHOOK_URL")
     starts = (await client.starts())[20:]
     async with listening(crm(Behaviour.calm()), port):
-        await eventually(lambda: caught_up(alone), within_s=30, what="everything undelivered arriving")
+        await eventually(lambda: caught_up(alone), within_s=60, what="everything undelivered arriving")
         _, calm = await book_and_cancel(client, starts[:60])
     nasty = Behaviour(failure_rate=0.3, seed=7, delay_scale=0.2, never_answer_rate=0.15)
     async with listening(crm(nasty), port):
@@ -191,13 +191,13 @@ async def test_a_crm_that_fails_and_hangs_hears_of_everything_and_nobody_waits_f
             told = await ledger(alone, client)
             return all(key in told and told[key]["accepted"] for key in wanted)
 
-        await eventually(heard, within_s=45, what="every webhook")
+        await eventually(heard, within_s=60, what="every webhook")
         told = await ledger(alone, client)
         assert {told[key]["accepted"] for key in wanted} == {1}
         assert {len(set(told[key]["payload_sha256"])) for key in wanted} == {1}
         assert sum(told[key]["refused"] for key in wanted) > 10
         assert sum(told[key]["abandoned"] for key in wanted) > 0
-        await eventually(lambda: caught_up(alone), within_s=45, what="the record of every delivery")
+        await eventually(lambda: caught_up(alone), within_s=60, what="the record of every delivery")
     # The CRM takes 40 to 240 ms or hangs; the machine may have become half as fast by now.
     assert statistics.median(troubled) < 4 * statistics.median(calm)
 
@@ -226,7 +226,7 @@ async def test_the_calendars_busy_times_and_blocks_come_when_it_can_be_reached(a
                 uuid.UUID(booked["appointment_id"]),
             )
 
-        await eventually(blocked, within_s=30, what="the block in the calendar")
+        await eventually(blocked, within_s=60, what="the block in the calendar")
     assert (await client.book(booking((await client.starts())[-2]))).status == 201
 
 
@@ -279,7 +279,7 @@ async def test_a_requests_correlation_id_goes_all_the_way(
         else:
             assert given == expected
         made = answer.json["appointment_id"]
-        await eventually(lambda: made in receiver.headers, within_s=30, what="the webhook")
+        await eventually(lambda: made in receiver.headers, within_s=60, what="the webhook")
         assert receiver.headers[made]["X-Correlation-ID"] == given
         assert receiver.headers[made]["X-Idempotency-Key"] == f"{made}.1"
     row = "SELECT correlation_id FROM events WHERE appointment_id = $1::uuid"

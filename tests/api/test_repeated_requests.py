@@ -186,7 +186,7 @@ async def test_who_waits_to_be_told_to_go_on_is_told_each_time(stack: Stack, fre
     talk = Talk(reader, writer)
     for _ in range(3):
         talk.say(sent)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
         assert (await ask(talk, wrong)).status == 400
     talk.close()

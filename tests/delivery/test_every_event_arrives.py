@@ -29,7 +29,7 @@ async def test_three_hundred_events_arrive_at_a_crm_that_fails_and_hangs(bench: 
                 await bench.cancel(appointment)
             for appointment in booked[100:]:
                 await bench.confirm(appointment)
-            await eventually(bench.nothing_left, within_s=30, what="empty streams")
+            await eventually(bench.nothing_left, within_s=60, what="empty streams")
         ledger = (await bench.get(f"{crm}/webhooks/ledger"))["keys"]
         blocks = await bench.get(f"{calendar}/blocks")
 

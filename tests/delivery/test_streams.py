@@ -107,7 +107,7 @@ async def test_figures_count_what_is_left(bench: Bench) -> None:
     assert (figures.depth, figures.due, figures.dead) == (2, 1, 1)
 
     async def aged() -> bool:
-        return 0 < (await stream.figures()).oldest_s < 5
+        return 0 < (await stream.figures()).oldest_s < 60
 
     await eventually(aged, what="an entry that has an age")
 

@@ -40,7 +40,7 @@ async def test_a_loop_that_fails_is_counted_and_started_again_beside_the_others(
     running = asyncio.ensure_future(worker.run(stop))
     await eventually(lambda: runs.count("fails") >= 3 and runs.count("goes on") >= 10, what="both loops going on")
     stop.set()
-    await asyncio.wait_for(running, 15)
+    await asyncio.wait_for(running, 60)
     count = services.metrics.registry.get_sample_value("booking_worker_loop_failures_total", {"loop": "failing"})
     assert count == runs.count("fails")
 

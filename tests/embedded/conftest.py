@@ -20,7 +20,7 @@ POSTGRES_BINARIES = [None, *Path("/usr/lib/postgresql").glob("*/bin")]
 REDIS_BINARIES = [None, *(path for path in [Path("/usr/bin/redis-server")] if path.exists())]
 
 
-def wait_for(condition: Callable[[], object], deadline_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], deadline_s: float = 60.0) -> None:
     """Return once `condition()` is true; fail the test after `deadline_s` seconds."""
     end = time.monotonic() + deadline_s
     while not condition():

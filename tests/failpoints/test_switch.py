@@ -112,7 +112,7 @@ def coming_by(folder: Path, step: Step) -> subprocess.Popen[bytes]:
 def test_kill_ends_the_process_on_the_spot(tmp_path: Path) -> None:
     (tmp_path / Step.DELIVERY_SENT).write_text("kill")
     process = coming_by(tmp_path, Step.DELIVERY_SENT)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert b"went on" not in said
 
@@ -123,7 +123,7 @@ async def test_a_stopped_process_goes_on_when_it_is_told_to(tmp_path: Path) -> N
     try:
         await eventually(lambda: is_stopped(process.pid), what="the stop")
         process.send_signal(signal.SIGCONT)
-        said, _ = process.communicate(timeout=20)
+        said, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0

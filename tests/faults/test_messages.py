@@ -161,7 +161,7 @@ async def test_each_event_reaches_each_destination(services: Services, org: int,
                         return False
                 return True
 
-            await eventually(drained, within_s=30, what="empty streams")
+            await eventually(drained, within_s=60, what="empty streams")
             for name in ("crm", "calendar-blocks", "notifications"):
                 assert (await services.redis.xpending(keys.stream(name), "workers"))["pending"] == 0
                 assert await services.redis.zcard(keys.due(name)) == 0

@@ -104,7 +104,7 @@ async def test_a_reader_that_follows_sees_each_event_of_overlapping_transactions
     for _ in range(4):
         await asyncio.gather(*(write(number) for number in range(10)))
     over.set()
-    await asyncio.wait_for(following, 10)
+    await asyncio.wait_for(following, 60)
     assert len(committed) == 32
     assert sorted(heard) == sorted(committed)
 
@@ -145,7 +145,7 @@ async def test_pages_under_concurrent_bookings_are_the_table(bench: Bench, api: 
     await asyncio.gather(*(bench.confirm(one) for one in booked[:30]))
     await asyncio.gather(*(bench.cancel(one, "changed") for one in booked[10:40]))
     over.set()
-    await asyncio.wait_for(following, 20)
+    await asyncio.wait_for(following, 60)
     rows = await bench.sql("SELECT * FROM events ORDER BY committed_in, appointment_id, sequence")
     assert len(rows) == 120
     assert [one["event_id"] for one in found] == [f"{row['appointment_id']}.{row['sequence']}" for row in rows]

@@ -81,7 +81,7 @@ async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_it_may_ta
         began = loop.time()
         made = await smtp(silent.getsockname()[1], timeout_s=0.3).hand_over("a@b.example", "c@d.example", MESSAGE)
     assert made == Handover(code=None, unwell=True, why="no answer within 0.3 s")
-    assert loop.time() - began < 2
+    assert loop.time() - began < 10
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from service.app import Services
 from service.assemble_api import build_api
 from service.outside.http import open_session
 
-ANSWERED_WITHIN_S = 20.0
+ANSWERED_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

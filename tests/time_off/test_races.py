@@ -101,7 +101,7 @@ async def test_a_claim_made_before_is_not_committed_into_it(
 
     monkeypatch.setattr(services.committer, "commit", later)
     under_way = asyncio.ensure_future(api.book(booking(local(monday, "10:00"), "cal-3", coach_id=COACH)))
-    await asyncio.wait_for(claimed.wait(), 10)
+    await asyncio.wait_for(claimed.wait(), 60)
     wish = absence(local(monday, "09:00"), local(monday, "12:00"))
     period = asyncio.ensure_future(set_by(time_off, org, wish))
 

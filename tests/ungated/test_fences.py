@@ -175,7 +175,7 @@ async def test_a_time_off_waits_for_who_has_read_the_hours_before(
 
     monkeypatch.setattr(grids, "grid", slowly)
     booking = asyncio.ensure_future(without.book(wish(start, coach_id="coach-3"), caller(org), RateSeen()))
-    await asyncio.wait_for(read.wait(), 10)
+    await asyncio.wait_for(read.wait(), 60)
     hour = timedelta(hours=1)
     wanted = Absence(start=start - hour, end=start + hour, reason=None, existing=Existing.KEEP, source="api")
     try:
@@ -232,7 +232,7 @@ async def test_who_notes_a_change_during_a_repair_is_repaired_after_it(
     monkeypatch.setattr(services.keeper, "repair", held)
     await sql.execute(more)
     first = asyncio.ensure_future(services.heal.coach(org, 2))
-    await asyncio.wait_for(began.wait(), 10)
+    await asyncio.wait_for(began.wait(), 60)
     await sql.execute(more)
     second = asyncio.ensure_future(services.heal.coach(org, 2))
     await asyncio.sleep(0)
