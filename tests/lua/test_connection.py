@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -88,15 +89,22 @@ async def test_connections_that_the_server_has_closed_are_opened_anew(client: An
     assert await all_of_the_pool(client) == [b"0", b"1", b"2"]
 
 
-async def test_a_connection_that_closes_at_the_last_moment_is_a_lost_one(client: Any) -> None:
-    await client.execute_command("PING")
-    connection = await client.connection_pool.get_connection()
-    connection._writer.transport.abort()
-    with pytest.raises(RedisConnectionError):
-        await connection.send_command("PING")
-    assert not connection.is_connected
-    await client.connection_pool.release(connection)
-    assert await client.execute_command("ECHO", "anew") == b"anew"
+@pytest.mark.parametrize("before_s", [0.0, 0.01])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_that_closes_at_the_last_moment_is_a_lost_one(redis_url: str, run: Any, before_s: float) -> None:
+    async def call() -> None:
+        client: Any = connect(redis_url)
+        connection = await client.connection_pool.get_connection()
+        connection._writer.transport.abort()
+        await asyncio.sleep(before_s)
+        with pytest.raises(RedisConnectionError):
+            await connection.send_command("PING")
+        assert not connection.is_connected
+        await client.connection_pool.release(connection)
+        assert await client.execute_command("ECHO", "anew") == b"anew"
+        await client.aclose()
+
+    run(call())
 
 
 async def test_a_server_that_does_not_read_is_given_up_in_time() -> None:

@@ -89,6 +89,16 @@ async def test_who_is_late_itself_does_not_blame_redis() -> None:
         await breaker.ask(answer())
 
 
+async def test_what_was_answered_in_time_is_not_looked_after_any_longer() -> None:
+    breaker, complaints = GateBreaker(timeout_s=0.02), list[dict[str, Any]]()
+    breaker.close(1)
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context))
+    await breaker.ask(asyncio.sleep(0))
+    await asyncio.sleep(0.05)
+    assert complaints == []
+    assert breaker.closed
+
+
 async def test_who_comes_late_with_cleaning_drops_nothing_of_the_next_epoch(services: Services, org: int) -> None:
     server = RedisServer(services.looking_redis, services.shards)
     seen = await server.look()
