@@ -44,24 +44,26 @@ class RedisServer:
         """What the server is now."""
         async with self._connection() as connection:
             run_id = await _run_id(connection)
-            epochs: set[bytes | None] = set()
             for keys in self._shards.all:
                 # A server that is full, read only or cannot persist refuses here what it would refuse a claim.
                 await connection.set(keys.lock("probe"), b"1", px=_PROBE_LIVES_MS)
-                epochs.add(await connection.get(keys.epoch))
-        said = epochs.pop() if len(epochs) == 1 else None
-        return Seen(run_id, int(said) if said is not None and said.isdigit() else None)
+            return Seen(run_id, await self._epoch(connection))
 
-    async def begin_cleaning(self) -> str | None:
-        """Make the grid nobody's: from now on no claim is made in it. None while somebody else cleans.
+    async def begin_cleaning(self, seen: Seen) -> str | None:
+        """Make the grid nobody's: from now on no claim is made in it.
 
-        What is returned proves to `clean` that nobody else has cleaned since.
+        None while somebody else cleans, or has since the server was `seen`: a grid that was just begun is not thrown
+        away again. What is returned proves to `clean` that nobody else has cleaned since.
         """
         nonce = token_hex(8)
         async with self._connection() as connection:
             for keys in self._shards.all:
                 if not await connection.set(keys.lock("cleaning"), nonce, nx=True, px=_CLEANING_MS):
                     return None
+            if await self._epoch(connection) != seen.epoch:
+                for keys in self._shards.all:
+                    await _if_ours(connection, keys, nonce, lambda p, k: p.delete(k.lock("cleaning")))
+                return None
             for keys in self._shards.all:
                 await connection.delete(keys.epoch)
         return nonce
@@ -86,6 +88,11 @@ class RedisServer:
                 ):
                     return False
         return True
+
+    async def _epoch(self, connection: Any) -> int | None:
+        said = {await connection.get(keys.epoch) for keys in self._shards.all}
+        epoch = said.pop() if len(said) == 1 else None
+        return int(epoch) if epoch is not None and epoch.isdigit() else None
 
     async def _drop(self, connection: Any, tag: str, names: list[bytes]) -> None:
         kinds = {name: name.decode().removeprefix(tag + ":").split(":", 1)[0] for name in names}

@@ -84,8 +84,8 @@ class KeepGate:
         return self._breaker.closed
 
     async def _renew(self, seen: Seen, *, first: bool) -> int | None:
-        """Throw the grid away and begin an epoch with the server; None while another process does."""
-        nonce = await self._server.begin_cleaning()
+        """Throw the grid away and begin an epoch with the server; None where another process does, or just did."""
+        nonce = await self._server.begin_cleaning(seen)
         if nonce is None:
             return None
         epoch = await self._store.renew(seen.run_id)

@@ -143,6 +143,8 @@ async def test_emptied_amid_bookings_no_claim_of_before_is_committed(
             == 4
         )
         assert await overlaps(sql) == 0
+        # It lists by Postgres until it has told the grid everything.
+        await eventually(lambda: not filled.breaker.behind, what="the grid told")
         assert await listed(filled, org, "cal-1"), "and the last loss is noticed"
         await asked_again(filled)
         await agreed(filled)
