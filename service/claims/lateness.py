@@ -14,17 +14,19 @@ class Lateness:
 
     def __init__(self) -> None:
         self._late_at = float("-inf")
+        self._due = float("inf")
 
     async def run(self) -> None:
         """Beat; never ends by itself."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _BEAT_S
+            self._due = loop.time() + _BEAT_S
             await asyncio.sleep(_BEAT_S)
-            if loop.time() - due > _LATE_S:
+            if loop.time() - self._due > _LATE_S:
                 self._late_at = loop.time()
 
     @property
     def is_late(self) -> bool:
-        """Whether the loop came late to its beat a moment ago."""
-        return asyncio.get_running_loop().time() - self._late_at < _REMEMBERED_S
+        """Whether the loop came late to its beat a moment ago, or has not come to one yet that is long due."""
+        now = asyncio.get_running_loop().time()
+        return now - self._due > _LATE_S or now - self._late_at < _REMEMBERED_S
