@@ -4,9 +4,9 @@ RESP2 on purpose: with RESP3 redis-py switches maintenance notifications on and 
 for unread replies, which once gave the next caller somebody else's data. Retries are ours, not the client's:
 a script whose reply was lost must not run again unnoticed.
 
-Around each command redis-py retries, keeps its pool under a condition, tells listeners and telemetry, and writes in a
-task of its own. Nothing of that is used here, and it was two fifths of what a call takes: 91 to 121 µs in a loop, 58 to
-82 without.
+Around a command redis-py retries, keeps its pool under a condition, tells listeners and telemetry, and writes in a task
+of its own. Commands and scripts do without here, for it was a third of what a call takes: 91 to 121 µs in a loop, 58 to
+82 without. Pipelines, and commands on a connection that somebody keeps (`Redis.client`), go redis-py's way.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _reporting(base: Any) -> Any:
                 async with asyncio.timeout(self.socket_timeout):
                     await self._writer.drain()
             except BaseException as problem:
-                # What was written of it is not known, so nothing more may be written there.
+                # What was written of it is not known, so nothing more may be: closing would write what is left of it.
+                if self._writer is not None:
+                    self._writer.transport.abort()
                 await self.disconnect(nowait=True)
                 if isinstance(problem, TimeoutError):
                     raise RedisTimeoutError("no command could be written in time") from problem
@@ -85,7 +87,11 @@ class _Pool(ConnectionPool):
         else:
             await self._room.acquire()
         inherited: Any = super()  # untyped
-        connection = inherited.get_available_connection()
+        try:
+            connection = inherited.get_available_connection()
+        except BaseException:  # an option of the URL that no connection can be made with
+            self._room.release()
+            raise
         try:
             await self.ensure_connection(connection)
         except BaseException:  # a cancellation as well: the room must not be lost
@@ -103,6 +109,8 @@ class _Client(Redis):
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         pool: Any = self.connection_pool  # untyped, as the next is
         inherited: Any = super()
+        if self.single_connection_client:
+            return await inherited.execute_command(*command, **options)
         connection = await pool.get_connection()
         try:
             await connection.send_command(*command)
@@ -121,7 +129,8 @@ def connect(
     """A client that gives up after `timeout_s` (None: waits, for blocking reads) and never retries by itself.
 
     `is_known` is asked of every new connection with the server's run id, before any command is sent over it: a False
-    raises ServerChanged. So nobody talks to a server that was restarted, or replaced, without knowing it.
+    raises ServerChanged. So nobody talks to a server that was restarted, or replaced, without knowing it. Of the URL's
+    options `health_check_interval` has no effect: a connection that was lost is found out by its next command.
     """
     options: dict[str, Any] = {
         "protocol": 2,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.claims.connection import PoolBusy, connect
@@ -29,6 +29,11 @@ async def client(redis_url: str) -> AsyncIterator[Any]:
 async def all_of_the_pool(client: Any) -> list[bytes]:
     """A reply over each connection that the pool can give at once."""
     return await asyncio.gather(*(client.execute_command("ECHO", str(number)) for number in range(CONNECTIONS)))
+
+
+async def all_of_the_pool_but_one(client: Any) -> None:
+    """A reply over each connection that the pool can give while somebody keeps one."""
+    await asyncio.gather(*(client.execute_command("PING") for _ in range(CONNECTIONS - 1)))
 
 
 async def test_many_callers_share_few_connections_and_each_gets_its_own_reply(client: Any) -> None:
@@ -116,7 +121,23 @@ async def test_a_server_that_does_not_read_is_given_up_in_time() -> None:
         with pytest.raises(RedisTimeoutError, match="written in time"):
             await connection.send_packed_command([b"x" * 50_000_000])
         assert not connection.is_connected
-        assert transport.is_closing()
-        transport.abort()
-        await asyncio.sleep(0)
+        assert transport.get_write_buffer_size() == 0, "nothing of it is written any more"
     await client.aclose()
+
+
+async def test_a_connection_that_somebody_keeps_is_the_only_one_they_use(client: Any) -> None:
+    await all_of_the_pool(client)
+    async with client.client() as kept:
+        number = await kept.client_id()
+        await all_of_the_pool_but_one(client)
+        assert await kept.client_id() == number
+        await client.client_kill_filter(_id=str(number))
+        with pytest.raises(RedisConnectionError):
+            await kept.client_id()
+
+
+async def test_an_option_no_connection_can_be_made_with_is_told_every_time() -> None:
+    client: Any = connect("rediss://127.0.0.1:1?ssl_cert_reqs=sometimes", timeout_s=0.3, connections=1)
+    for _ in range(3):
+        with pytest.raises(RedisError, match="SSL Certificate"):
+            await client.execute_command("PING")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +18,7 @@ from service.app import Services, build_time_off
 from service.claims.breaker import GateBreaker, Trip
 from service.claims.connection import PoolBusy, ServerChanged
 from service.claims.lateness import Lateness
-from service.claims.server import RedisServer
+from service.claims.server import RedisServer, Seen
 from service.db.commit import CommitOutcome
 from service.db.gate import Repair
 from service.domain.appointment import Appointment
@@ -89,6 +90,24 @@ async def test_who_is_late_itself_does_not_blame_redis() -> None:
         await breaker.ask(answer())
 
 
+async def test_who_stood_still_waits_on_before_it_knows_by_its_heartbeat() -> None:
+    lateness = Lateness()
+    beating = asyncio.ensure_future(lateness.run())
+    breaker = GateBreaker(timeout_s=0.1, lateness=lateness)
+    breaker.close(1)
+    await asyncio.sleep(0.05)
+    assert not lateness.is_late
+
+    async def answer() -> int:
+        time.sleep(0.3)  # noqa: ASYNC251 - the whole process stands still
+        await asyncio.sleep(0.05)
+        return 7
+
+    assert await breaker.ask(answer()) == 7
+    assert lateness.is_late
+    beating.cancel()
+
+
 async def test_what_was_answered_in_time_is_not_looked_after_any_longer() -> None:
     breaker, complaints = GateBreaker(timeout_s=0.02), list[dict[str, Any]]()
     breaker.close(1)
@@ -102,19 +121,31 @@ async def test_what_was_answered_in_time_is_not_looked_after_any_longer() -> Non
 async def test_who_comes_late_with_cleaning_drops_nothing_of_the_next_epoch(services: Services, org: int) -> None:
     server = RedisServer(services.looking_redis, services.shards)
     seen = await server.look()
-    nonce = await server.begin_cleaning()
+    nonce = await server.begin_cleaning(seen)
     assert nonce is not None
-    assert await server.begin_cleaning() is None, "one at a time"
+    assert await server.begin_cleaning(await server.look()) is None, "one at a time"
     keys = services.shards.of(org)
     # It stood still for so long that the lock ran out, and somebody else cleaned.
     await services.looking_redis.delete(keys.lock("cleaning"))
-    other = await server.begin_cleaning()
+    other = await server.begin_cleaning(await server.look())
     assert other is not None
     assert await server.clean(seen.run_id, 9, other)
     await services.looking_redis.hset(keys.pending, "token", b"claimed since")  # type: ignore[misc]
     assert not await server.clean(seen.run_id, 8, nonce)
     assert await services.looking_redis.get(keys.epoch) == b"9"
     assert await services.looking_redis.hlen(keys.pending) == 1  # type: ignore[misc]
+
+
+async def test_who_saw_the_grid_lost_does_not_throw_the_next_one_away(services: Services, org: int) -> None:
+    server, keys = RedisServer(services.looking_redis, services.shards), services.shards.of(org)
+    await services.looking_redis.delete(keys.epoch)
+    seen = await server.look()
+    quicker = await server.begin_cleaning(seen)
+    assert quicker is not None
+    assert await server.clean(seen.run_id, 9, quicker)
+    assert await server.begin_cleaning(seen) is None, "another process saw it too, and has begun the next"
+    assert await server.look() == Seen(seen.run_id, 9)
+    assert await server.begin_cleaning(Seen(seen.run_id, 9)) is not None, "and nobody is kept from it later"
 
 
 async def test_a_crowd_that_is_fenced_repairs_once(services: Services, org: int, sql: Any) -> None:
