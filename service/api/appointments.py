@@ -195,7 +195,7 @@ class AppointmentRoutes:
         """GET /api/appointments/{appointment_id}"""
         found = await self._change.get(call.who.org, uuid_of(call.path["appointment_id"], "appointment"))
         etag = etag_of(found.version)
-        if call.header("if-none-match") == etag:
+        if call.knows(etag):
             return Response(status=304, headers={"ETag": etag})
         return shown(found)
 

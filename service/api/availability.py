@@ -76,12 +76,11 @@ class AvailabilityRoutes:
         roster, revision = await self._edge.admit_to_roster(call)
         asked = self._of(roster).question(call)
         now = self._clock.now()
-        headers = {"Cache-Control": "private, no-cache"}
+        headers: dict[str, str] = {}
         etag = None
         if revision is not None:  # without Redis nobody counts the changes, so nothing is known to be unchanged
             headers["ETag"] = etag = asked.etag(revision, now.timestamp())
-            known = call.header("if-none-match")
-            if known is not None and (known == etag or etag in {tag.strip() for tag in known.split(",")}):
+            if call.knows(etag):
                 return Response(None, 304, headers)
         body = self._answers.of(etag)
         if body is None:

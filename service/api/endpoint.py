@@ -46,6 +46,7 @@ from service.operations.rosters import Rosters
 _UNLIMITED = str(2**31 - 1)
 # What a replay gives beside status and body; every other header belongs to the answer at hand.
 _KEPT_HEADERS = ("Location", "ETag")
+PRIVATE = "private, no-cache"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _log = get_logger("api")
@@ -104,6 +105,15 @@ class Call(msgspec.Struct):
         """A request header, or None."""
         headers: Any = self.request.headers
         return headers.get(name)
+
+    def knows(self, etag: str) -> bool:
+        """Whether the client has what this tag stands for, by its `If-None-Match` (compared weakly, RFC 9110)."""
+        headers: Any = self.request.headers
+        known = headers.get("if-none-match")
+        if known is None or known == etag:
+            return known is not None
+        tags = ",".join(headers.getall("if-none-match")).split(",")
+        return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in tags)
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -169,6 +179,8 @@ class Edge:
         self._cors_origin = cors_origin
         # What every answer carries beside its correlation id, as lines.
         self.common = lines_of({"X-Content-Type-Options": "nosniff", **_cross_origin(cors_origin)})
+        # And of what is for the owner of a key: no cache that several share may keep it.
+        self._private = self.common + lines_of({"Cache-Control": PRIVATE})
 
     def endpoint(self, route: Route) -> Callable[..., Awaitable[Response]]:
         """The Sanic handler of a route."""
@@ -222,7 +234,8 @@ class Edge:
         except Exception:
             _log.exception("request crashed", route=route.path)
             response = answer(crashed(), call.correlation_id)
-        self.decorate(response, call.correlation_id, call.rate.state)
+        mine = route.scope is not None and "Cache-Control" not in response.headers
+        self.decorate(response, call.correlation_id, call.rate.state, private=mine)
         return response
 
     async def _carry_out(self, route: Route, known: frozenset[str], call: Call) -> Response:
@@ -341,9 +354,9 @@ class Edge:
         known = method if method in METHODS else "other"
         return self._metrics.requests.labels(known, "(none)", str(status))
 
-    def decorate(self, response: Response, correlation: str, rate: RateState | None) -> None:
+    def decorate(self, response: Response, correlation: str, rate: RateState | None, *, private: bool = False) -> None:
         """The headers every answer carries."""
-        common = f"X-Correlation-ID: {correlation}\r\n{self.common}"
+        common = f"X-Correlation-ID: {correlation}\r\n{self._private if private else self.common}"
         if rate is not None:
             left = rate.remaining if rate.limit else _UNLIMITED
             common = (
@@ -370,8 +383,11 @@ class Edge:
     def refusal(self, request: Request, problem: Exception, allowed: Sequence[str] = ()) -> Response:
         """The answer to what never reached a route: unknown paths, methods, malformed requests, timeouts, crashes."""
         correlation = correlation_of(request)
+        structlog.contextvars.bind_contextvars(correlation_id=correlation)
         if isinstance(problem, SanicException):
             shown = of_status(problem.status_code, _plain(problem))
+        elif isinstance(problem, BookingError):
+            shown = problem_of(problem)
         elif isinstance(problem, asyncio.CancelledError):
             # The client went away: there is nobody to answer, and no fault of ours.
             return answer(crashed(), correlation)
