@@ -22,6 +22,7 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 
 from service.api.endpoint import Edge, Route
 from service.api.exchange import Exchange
+from service.api.framing import PLAIN_HEAD
 from service.api.problems import body_of, problem_of, timestamp
 from service.api.said import correlation_among
 from service.errors import Overloaded
@@ -29,11 +30,8 @@ from service.errors import Overloaded
 LARGEST_HEAD_BYTES = 8 * 1024
 LARGEST_BODY_READ_AWAY = 1024 * 1024
 MOST_UNREAD_BYTES = 64 * 1024
-# Strict, so that where the request ends is not a matter of opinion: RFC 9112, without folded lines and bare LF.
-_HEAD = re.compile(
-    rb"(?P<method>GET|POST|PUT|PATCH|DELETE) (?P<path>/[!-~]*) HTTP/1\.1"
-    rb"(?P<headers>(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*)*)\r\n\r\n"
-)
+# So long after its last request a client is not expected to be sending the next one.
+QUIET_S = 0.25
 _TELLING = re.compile(
     rb"\r\n(content-length|transfer-encoding|expect|upgrade|connection|x-correlation-id|traceparent)"
     rb":[ \t]*([^\r]*)",
@@ -52,9 +50,10 @@ class Plain(msgspec.Struct, frozen=True):
 
 
 class Doorway:
-    """Answers plain requests that there is no room for."""
+    """Answers plain requests that there is no room for, until the process is `leaving`."""
 
     def __init__(self, edge: Edge, routes: Sequence[Route]) -> None:
+        self.leaving = False
         self._intake = edge.intake
         self._counters = {
             method: edge.unrouted(method.decode(), 503) for method in (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
@@ -71,9 +70,9 @@ class Doorway:
 
     def unwelcome(self, received: bytes | bytearray) -> Plain | None:
         """The request that `received` begins with, if it is plain and there is no room for it."""
-        if not self._intake.is_full:
-            return None
-        found = _HEAD.match(received, 0, LARGEST_HEAD_BYTES)
+        if self.leaving or not self._intake.is_full:
+            return None  # who leaves says so in the answer, which is for the ordinary way
+        found = PLAIN_HEAD.match(received, 0, LARGEST_HEAD_BYTES)
         if found is None or found["path"].partition(b"?")[0] in self._always:
             return None
         told: dict[bytes, str] = {}
@@ -114,12 +113,14 @@ class Connection(HttpProtocol):
     """One client's connection; `doorway` is what the application built."""
 
     HTTP_CLASS = Exchange
-    __slots__ = ("_doorway", "_heard_again_at", "_more", "_paused")
+    __slots__ = ("_heard_again_at", "_more", "_paused", "doorway")
 
     def __init__(self, *, doorway: Doorway, **given: Any) -> None:
         base: Any = super()
         base.__init__(**given)
-        self._doorway = doorway
+        self.doorway = doorway
+        self._http: Any = None  # until the connection's task has begun
+        self._time = time.monotonic()
         self._heard_again_at = 0.0  # of the monotonic clock
         self._more: asyncio.Future[None] | None = None  # of who waits for more bytes
         self._paused = False  # reading, because nobody took what has come
@@ -132,9 +133,25 @@ class Connection(HttpProtocol):
         base: Any = super()
         base.check_timeouts()
 
-    def data_received(self, data: bytes) -> None:
-        """Keep what the client sent for who takes it; as inherited, but waking one future, not an event."""
+    def close_if_idle(self) -> bool:
+        """As inherited, but not where a request has come or may be on its way, by when there was the last."""
+        if self.recv_buffer or time.monotonic() - self._time < QUIET_S:
+            return False
+        base: Any = super()
+        return base.close_if_idle()
+
+    def head_is_read(self) -> None:
+        """What follows has its own time."""
         self._time = time.monotonic()
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what the client sent for who takes it; as inherited, but waking one future, not an event.
+
+        The time for a head begins with its first byte: who sends one after the other does not begin it anew.
+        """
+        http: Any = self._http
+        if http is None or http.stage is Stage.IDLE:
+            self._time = time.monotonic()
         buffer: bytearray = self.recv_buffer
         buffer += data
         if len(buffer) >= MOST_UNREAD_BYTES and self.transport is not None:
@@ -151,14 +168,14 @@ class Connection(HttpProtocol):
         while http.stage is Stage.IDLE and http.request is None:  # else it is a body that nobody has read
             if not buffer:
                 await self._receive()
-            request = self._doorway.unwelcome(buffer)
+            request = self.doorway.unwelcome(buffer)
             if request is None:
                 return
             early_s = self._heard_again_at - time.monotonic()
             if early_s > 0:
                 await asyncio.sleep(early_s)
                 continue  # there may be room by now
-            answer, retry_after_s = self._doorway.refuse(request)
+            answer, retry_after_s = self.doorway.refuse(request)
             self._heard_again_at = time.monotonic() + retry_after_s
             await self.send(answer)
             await self._drop(request.size)

@@ -12,10 +12,13 @@ import re
 from typing import Any
 
 from sanic import Request
+from sanic.compat import Header
+from sanic.exceptions import BadRequest
 from sanic.http import Http
 from sanic.http.constants import Stage
 from sanic.http.http1 import HTTP_CONTINUE
 
+from service.api.framing import is_chunk, is_length, is_well_formed, keeps_alive
 from service.api.response import Response
 
 _END = b"\r\n\r\n"
@@ -86,10 +89,63 @@ class Exchange(Http):
         self._last = self._alike = self.handler = self.said = None
         mine: Any = self  # Sanic types little of itself
         base: Any = super()
+        if mine.recv_buffer.startswith(b"\r\n"):
+            del mine.recv_buffer[:2]  # some clients end a body so (RFC 9112, 2.2)
         await base.http1_request_header()
+        mine.protocol.head_is_read()
         request: Any = self.request
+        try:
+            self._insist(request)
+        except BadRequest:
+            mine.request_body = None  # where it ends is not known: nothing more of this connection is read
+            raise
         if not mine.expecting_continue and mine.request_body != "chunked":
             self._line, self._last = request.head.partition(b"\r\n")[0], request
+
+    def _insist(self, request: Any) -> None:
+        """Refuse what could be read in two ways, and see what Sanic does not. Raises BadRequest."""
+        mine: Any = self
+        if not is_well_formed(request.head):
+            raise BadRequest("the head of the request is malformed")
+        said: Any = request.headers
+        if b" \r\n" in request.head or b"\t\r\n" in request.head or request.head[-1] in b" \t":
+            # White space after a value is not of it.
+            request.headers = said = Header([(name, value.rstrip(" \t")) for name, value in said.items()])
+        hosts = len(said.getall("host", ()))
+        if hosts > 1 or (hosts == 0 and request.version == "1.1"):
+            raise BadRequest("the request must name its host, once")
+        if mine.request_body is True and not is_length(said["content-length"]):
+            raise BadRequest("Bad content-length")
+        if "connection" in said:
+            mine.keep_alive = keeps_alive(request.version, said.getall("connection"))
+        if request.version == "1.0":
+            mine.expecting_continue = False  # such a client does not know what a 100 is
+
+    def create_empty_request(self) -> None:
+        """As inherited, of what is no request; without its URL, which may be what cannot be read."""
+        mine: Any = self
+        mine.url = None
+        super().create_empty_request()
+
+    def read(self) -> Any:
+        """Some bytes of the body, as inherited; chunks only as they must be written."""
+        mine: Any = self
+        base: Any = super()
+        if mine.request_body == "chunked" and not self.request_bytes_left:
+            return self._read_chunk(base.read)
+        return base.read()
+
+    async def _read_chunk(self, read: Any) -> bytes | None:
+        mine: Any = self
+        if self.expecting_continue:
+            self.expecting_continue = False
+            await mine.protocol.send(HTTP_CONTINUE)
+        while (found := is_chunk(mine.recv_buffer)) is None:
+            await mine.protocol.receive_more()
+        if not found:
+            self.keep_alive = False
+            raise BadRequest("Bad chunked encoding")
+        return await read()
 
     def _is_alike(self, last: Request) -> bool:
         """Whether what was received begins with such a request, which is taken over into the last one then."""
@@ -138,6 +194,8 @@ class Exchange(Http):
         """Send the whole answer."""
         response: Any = self.response
         mine: Any = self
+        if mine.protocol.doorway.leaving:
+            self.keep_alive = False
         if not isinstance(response, Response):
             base: Any = super()
             return await base.http1_response_header(data, end_stream)

@@ -24,12 +24,16 @@ from service.api.connection import Connection, Doorway
 from service.api.endpoint import METHODS, Edge, Route
 from service.api.response import Response
 from service.api.said import read_body
+from service.errors import OutcomeUnknown
 
 GRACEFUL_S = 8.0
 # A body is kept up to 64 KiB; up to this much is read away so that the client gets to read the refusal.
 MOST_READ_AWAY = 32 * 1024 * 1024
 # Clients waiting to be connected. Every process says so again of the socket they share, and Sanic would say 100.
 BACKLOG = 4096
+
+
+_HARMLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class _Problems(ErrorHandler):
@@ -43,6 +47,9 @@ class _Problems(ErrorHandler):
         """The problem for a request that never reached its handler."""
         stream: Any = request.stream
         if isinstance(exception, ServiceUnavailable) and stream is not None:
+            if request.method not in _HARMLESS and not stream.request_body:
+                # What was begun goes on, and may be done by now.
+                return self._edge.refusal(request, OutcomeUnknown("the answer took too long"))
             # Too slow for its own body: Sanic would wait for the rest of it, with no timeout left to end that.
             stream.request_body = False
         if not isinstance(exception, MethodNotAllowed):
@@ -81,6 +88,9 @@ class _Application(Sanic[Any, Any]):
         http: Any = request.stream
         try:
             if http.handler is None:
+                target: Any = request  # whose `path` fails where a URL has a host alone
+                if target._parsed_url.path is None:  # noqa: SLF001
+                    raise NotFound
                 _, handler, names = self.router.get(request.path, request.method, None)
                 http.handler = partial(handler, **names)
             await http.answer(await http.handler(request))
@@ -114,7 +124,8 @@ def build_application(edge: Edge, routes: Sequence[Route]) -> Any:
         error_handler=_Problems(edge),
         configure_logging=False,
     )
-    app.ctx.connection = partial(Connection, doorway=Doorway(edge, routes))
+    app.ctx.doorway = Doorway(edge, routes)
+    app.ctx.connection = partial(Connection, doorway=app.ctx.doorway)
     add_route = partial(
         app.add_route,
         stream=True,  # who reads the body bounds it
@@ -151,7 +162,7 @@ def _methods_of(request: Any) -> list[str]:
 
 
 async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None:
-    """Serve on a bound socket until `stop` is set; requests under way are answered first."""
+    """Serve on a bound socket until `stop` is set; what is under way is answered first, as its connection's last."""
     server: Any = await app.create_server(
         sock=listening,
         protocol=app.ctx.connection,
@@ -173,10 +184,11 @@ async def serve(app: Any, listening: socket.socket, stop: asyncio.Event) -> None
         await server.before_stop()
         acceptor.stop()
         server.close()
-        for connection in list(connections):
-            connection.close_if_idle()
+        app.ctx.doorway.leaving = True
         until = loop.time() + GRACEFUL_S
-        while connections and loop.time() < until:  # noqa: ASYNC110  Sanic has no event for its last connection
+        while connections and loop.time() < until:
+            for connection in list(connections):
+                connection.close_if_idle()
             await asyncio.sleep(0.02)
         for connection in list(connections):
             connection.abort()

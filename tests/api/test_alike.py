@@ -193,3 +193,23 @@ async def test_what_is_said_twice_or_traced_is_understood_as_sanic_alone_does(
     assert ours[0].count(b"HTTP/1.1 200 ") == len(values)
     monkeypatch.setattr(Exchange, "_is_alike", lambda *_: False)
     assert ours == await answers(connect, requests)
+
+
+async def test_a_head_has_its_time_from_its_first_byte_and_what_follows_its_own(connect: Any) -> None:
+    connection: Any = connect()
+    connection.connection_made(Wire())
+
+    async def received(piece: bytes) -> float:
+        """When the time of what is being received began, if it began anew with this piece; else 0."""
+        connection._time = 0.0
+        connection.data_received(piece)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return connection._time
+
+    assert await received(b"POST /echo HTTP/1.1\r\n") > 0
+    assert await received(b"Host: x\r\n") == 0
+    assert await received(b"Content-Length: 3\r\n\r\n") > 0
+    assert await received(b"a") == 0
+    assert await received(b"bc") > 0, "it is answered"
+    connection._task.cancel()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from service.api.endpoint import Edge
+from service.api.endpoint import Edge, Route
 from service.api.server import build_application, serve
 from service.app import Services
 from service.assemble_api import build_api
@@ -79,10 +79,12 @@ class Talk:
 class Door:
     """The process."""
 
-    def __init__(self, edge: Edge, services: Services, port: int) -> None:
+    def __init__(self, edge: Edge, services: Services, port: int, stop: asyncio.Event, serving: Any) -> None:
         self.edge = edge
         self.services = services
         self.port = port
+        self.stop = stop
+        self.serving: asyncio.Future[None] = serving
         self._talks: list[Talk] = []
 
     @property
@@ -123,17 +125,18 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(services: Services) -> AsyncGenerator[Door]:
-    """Serve the API on a port of the loopback for the length of the block."""
+async def open_door(services: Services, *more: Route, **config: object) -> AsyncGenerator[Door]:
+    """Serve the API, with `more` routes, on a port of the loopback for the length of the block."""
     async with open_session() as session:
         edge, routes = build_api(services, session)
-        app = build_application(edge, routes)
+        app = build_application(edge, [*routes, *more])
+        app.config.update(config)
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
         listening: Any = server.sockets[0].dup()
         server.close()
         stop = asyncio.Event()
         serving = asyncio.ensure_future(serve(app, listening, stop))
-        door = Door(edge, services, listening.getsockname()[1])
+        door = Door(edge, services, listening.getsockname()[1], stop, serving)
         try:
             yield door
         finally:

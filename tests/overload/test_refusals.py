@@ -187,7 +187,7 @@ async def test_a_client_that_leaves_while_it_is_not_heard_leaves_nothing(
 async def test_a_body_that_comes_when_there_is_no_room_any_more_is_no_request(door: Door) -> None:
     talk = await door.talk()
     body = GET + b"\r\n"  # which would be refused
-    told = await talk.say(b"POST /nothing/at/all HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)).hear()
+    told = await talk.say(b"POST /nothing/at/all HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)).hear()
     assert told.status == 404
     with door.full():
         refused = door.refused()
