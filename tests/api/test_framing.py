@@ -12,7 +12,7 @@ import pytest
 import structlog
 from sanic.exceptions import NotFound
 
-from service.api import server
+from service.api import connection, server
 from service.api.endpoint import Call, Route
 from service.api.response import Response
 from service.app import Services
@@ -31,7 +31,7 @@ PATIENT_S = 600.0
 async def door(services: Services, org: int) -> AsyncIterator[Door]:
     """The API, with an administrator's key."""
     await services.keys.add(org, ADMIN, "admin", frozenset({"read", "write", "admin"}), 0)
-    async with open_door(services) as opened:
+    async with open_door(services, REQUEST_TIMEOUT=PATIENT_S, RESPONSE_TIMEOUT=PATIENT_S) as opened:
         yield opened
 
 
@@ -55,6 +55,7 @@ async def all_said(talk: Talk) -> bytes:
         POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}XX0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 70,
+        POST + b"No Token: 1\r\nContent-Length: 100\r\n\r\n",
         POST + b"Host: y\r\nContent-Length: 0\r\n\r\n",
         b"POST /api/appointments HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
     ],
@@ -228,6 +229,21 @@ async def test_a_request_that_came_with_the_stop_is_answered(services: Services)
         door.stop.set()
         await asyncio.sleep(0.1)
         assert (await talk.say(b"st: x\r\n\r\n").hear()).headers["connection"] == "close"
+
+
+async def test_who_stops_while_there_is_no_room_says_so_too(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "QUIET_S", PATIENT_S)  # nobody is hung up on before it asks
+    async with open_door(services) as door:
+        talk = await door.talk()
+        await talk.say(ALIVE).hear()
+        door.stop.set()
+        await asyncio.sleep(0.05)
+        with door.full():
+            told = await talk.say(KEYED, b"\r\n").hear()
+        assert (told.status, told.headers["connection"]) == (503, "close")
+        assert await talk.ended()
 
 
 async def test_what_is_refused_is_logged_under_its_own_correlation_id(door: Door) -> None:
