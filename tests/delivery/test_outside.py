@@ -20,7 +20,7 @@ from service.mocks.server import serving
 from service.outside.auth_service import AuthService, KeyFacts
 from service.outside.breaker import Breaker, BreakerState
 from service.outside.calendar_api import AlreadyBlocked, Blocked, CalendarApi, NotDone, Released
-from service.outside.http import attempt
+from service.outside.http import Attempt, attempt
 from tests.delivery.bench import NOWHERE, Recorder, answering
 
 Answer = Callable[[web.Request], Any]
@@ -43,6 +43,21 @@ def replying(status: int, **more: Any) -> web.Application:
         return web.Response(status=status, **more)
 
     return answering(reply)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (b"all is well", "all is well"),
+        (b'{"error":\n  "not today"}', '{"error": "not today"}'),
+        (b"a\x00b\x1b[31mc\x7f  d", "a b [31mc d"),
+        ("\u202egood\u00a0bye\u2028".encode() + b"\xff", "good bye \ufffd"),
+    ],
+)
+def test_what_was_answered_is_told_in_one_line_that_prints(body: bytes, line: str) -> None:
+    made = Attempt(status=500, body=body)
+    assert (made.excerpt, made.why) == (line, f"HTTP 500: {line}")
+    assert made.excerpt.isprintable()
 
 
 async def test_a_redirect_is_not_followed(session: aiohttp.ClientSession) -> None:
