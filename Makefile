@@ -21,7 +21,7 @@ run: .venv/.runtime ## start everything in the foreground: servers, mocks, worke
 	@exec .venv/bin/booking up
 
 test: .venv/.test ## run every test against servers it starts itself (ARGS="-k words" picks some)
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 faults: .venv/.test ## the fault runs at full length, reported in .data/faults (SEEDS=1,2 SECONDS=130 and ARGS choose)
 	FAULT_CHANGES=2000 FAILPOINTS=all .venv/bin/python -m pytest tests/faults tests/failpoints
