@@ -32,9 +32,9 @@ if present_width ~= width then
   for i = 5, #KEYS do call('UNLINK', KEYS[i]) end
 end
 call('DEL', KEYS[1])
-local set = { 'HSET', KEYS[1], 'version', version, 'width', width, 'revision', revision + 1 }
-for i = 6, #ARGV do set[#set + 1] = ARGV[i] end
-call(unpack(set))
+-- In parts: Lua hands over some 8,000 values at once, and an organization may have more calendars than that.
+for i = 6, #ARGV, 2000 do call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 1999, #ARGV))) end
+call('HSET', KEYS[1], 'version', version, 'width', width, 'revision', revision + 1)
 call('SET', KEYS[2], ARGV[3])
 call('SET', KEYS[3], ARGV[4])
 call('SET', KEYS[4], ARGV[5], 'NX')

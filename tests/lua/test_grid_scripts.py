@@ -32,6 +32,17 @@ async def test_a_newer_roster_replaces_and_an_older_one_does_not(world: World) -
 
 
 @pytest.mark.outcome("publish_roster", "published")
+async def test_an_organization_may_have_more_calendars_than_lua_hands_over_at_once(world: World) -> None:
+    coaches = [coach(0), coach(1)]
+    assert await world.publish(roster_of(coaches, *[(n % 2,) for n in range(5_000)])) is PublishOutcome.PUBLISHED
+    kept = (await world.snapshot())[world.keys.roster(ORG)]
+    assert {f"calendar:{n}".encode() for n in range(1, 5_001)} < set(kept)
+    assert kept[b"version"] == b"1"
+    await world.derive()
+    assert (await world.claim(world.wish(at(NOON), calendar_number=5_000))).outcome is ClaimOutcome.CLAIMED
+
+
+@pytest.mark.outcome("publish_roster", "published")
 @pytest.mark.parametrize("lost", ["scores", "limits", "deficits"])
 async def test_a_roster_that_lost_a_part_is_published_again(world: World, lost: str) -> None:
     await world.publish()
