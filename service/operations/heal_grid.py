@@ -16,12 +16,14 @@ from service.db.gate import GateStore, Repair
 from service.db.rosters import RosterStore
 from service.domain.calendar import Roster
 from service.domain.grid import day_of
-from service.errors import GateClosed
+from service.errors import BookingError, GateClosed
 from service.logs import get_logger
 from service.metrics import Metrics
 from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import FURTHEST_DAYS, Rosters
+
+_AT_ONCE = 200
 
 _log = get_logger("operations.heal_grid")
 
@@ -55,14 +57,25 @@ class HealGrid:
         self._waiting = metrics.grid_repairs_waiting
 
     async def __call__(self) -> int:
-        """Repair everything that waits; for how many coaches that was."""
-        done = 0
-        while found := await self._store.repairs():
-            self._waiting.set(sum(len(repair.numbers) for repair in found))
+        """Repair everything that waits; for how many coaches that was. What failed of it is raised in the end."""
+        done, failed, problem = 0, dict[tuple[int, int], int](), None
+        while True:
+            waiting = await self._store.repairs(most=_AT_ONCE + len(failed))
+            found = [repair for repair in waiting if (repair.org, repair.column) not in failed]
+            self._waiting.set(sum(failed.values()) + sum(len(repair.numbers) for repair in found))
+            if not found:
+                break
             for repair in found:
-                await self._repair_once(repair)
-            done += len(found)
-        self._waiting.set(0)
+                try:
+                    await self._repair_once(repair)
+                    done += 1
+                except GateClosed:
+                    raise
+                except BookingError as its:  # one that cannot be repaired must not keep all others waiting
+                    problem = problem or its
+                    failed[repair.org, repair.column] = len(repair.numbers)
+        if problem is not None:
+            raise problem
         return done
 
     async def owed(self) -> int:

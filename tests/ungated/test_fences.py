@@ -283,6 +283,29 @@ async def test_who_notes_a_change_during_a_repair_is_repaired_after_it(
     await first
 
 
+async def test_one_that_cannot_be_repaired_keeps_no_other_waiting(
+    services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await services.keeper.fill(org)
+    await services.heal()
+    for column in (1, 2, 3):
+        await sql.execute("UPDATE coaches SET max_daily_appointments = 5 WHERE coach_no = $1", column)
+    repair = services.keeper.repair
+
+    async def fails_for_one(of: int, columns: list[int], days: Any) -> Any:
+        if columns == [1]:
+            raise Unavailable("it cannot be repaired")
+        return await repair(of, columns, days)
+
+    monkeypatch.setattr(services.keeper, "repair", fails_for_one)
+    with pytest.raises(Unavailable, match="cannot be repaired"):
+        await services.heal()
+    assert [found.column for found in await services.gate_store.repairs()] == [1]
+    assert services.metrics.grid_repairs_waiting._value.get() == 1
+    monkeypatch.undo()
+    assert await services.heal() == 1
+
+
 async def test_a_repair_that_may_be_noted_is_not_an_unknown_outcome_of_anything(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
