@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 
 import orjson
 
@@ -175,10 +175,10 @@ def _filter(query: Mapping[str, str], roster: Roster) -> AppointmentFilter:
 def _day(field: str, text: str, name: str) -> tuple[datetime, datetime]:
     """The bounds of a local date. Raises InvalidRequest."""
     try:
-        noon = datetime.fromisoformat(text)
-        if len(text) != len("2026-01-01"):
-            raise ValueError
-        return day_bounds(noon.date(), zone(name))
+        day = date.fromisoformat(text)
+        if day.isoformat() != text:
+            raise ValueError("a date of another form")
+        return day_bounds(day, zone(name))
     except ValueError:
         raise InvalidRequest([(field, "is not a date (YYYY-MM-DD)")]) from None
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from service.domain.zones import wall_to_instant, zone
+from service.domain.zones import day_bounds, wall_to_instant, zone
 from service.errors import InvalidRequest, NotFound
 
 Struct = TypeVar("Struct")
@@ -23,6 +23,7 @@ Struct = TypeVar("Struct")
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"`(?P<field>[^`]+)`")
 _EMAIL = re.compile(r"[^@\s\"<>(),;:\\\[\]]{1,64}@(?:[^@\s.<>(),;:\\\[\]_]{1,63}\.)*[^@\s.<>(),;:\\\[\]_]{1,63}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _VERSION_TAG = re.compile(r'"v(?P<version>[1-9][0-9]{0,8})"')
 _CORRELATION = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -153,16 +154,22 @@ def instant(field: str, value: datetime, timezone: str | None) -> datetime:
 
 
 def query_time(field: str, text: str, timezone: str | None) -> datetime:
-    """A date (its midnight in the zone, UTC without one) or a time of a query string, in UTC. Raises InvalidRequest."""
+    """A date (its beginning in the zone, else in UTC) or a time of a query string, in UTC. Raises InvalidRequest."""
     # A plus sign of an offset reads as a space where the client did not escape it.
     text = text.replace(" ", "+") if "T" in text else text
     try:
-        if "T" not in text and "t" not in text:
-            parsed = datetime.combine(date.fromisoformat(text), datetime.min.time())
-            return instant(field, parsed, timezone or "UTC")
-        return instant(field, datetime.fromisoformat(text.upper()), timezone)
+        if not _DATE.fullmatch(text):
+            if "T" not in text.upper():
+                raise ValueError("a date of another form")
+            return instant(field, datetime.fromisoformat(text.upper()), timezone)
+        day = date.fromisoformat(text)
     except (ValueError, OverflowError):
         raise InvalidRequest([(field, "is neither a date nor an RFC 3339 time")]) from None
+    try:
+        # Not always at midnight, which some zones skip on a day of the year.
+        return day_bounds(day, zone(timezone or "UTC"))[0]
+    except ValueError as problem:
+        raise InvalidRequest([(field, str(problem))]) from None
 
 
 def planned_time(field: str, text: str, timezone: str | None) -> datetime:
