@@ -29,6 +29,7 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     earlier_coach_id: str | None
     attempts: int = 0
     replays: int = 0
+    outdated: bool = False
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,8 +123,20 @@ class DeliveryStore:
                 earlier_coach_id=row["earlier_coach_id"],
                 attempts=row["attempts"],
                 replays=row["replays"],
+                outdated=row["outdated"],
             )
         return found
+
+    async def end(self, refs: Sequence[EventRef], destination: str, why: str) -> None:
+        """Let deliveries that are on their way to a destination end as dead, because nobody is to hear of them."""
+        await self._database.write(
+            "end_deliveries",
+            [ref.org for ref in refs],
+            [ref.appointment_id for ref in refs],
+            [ref.sequence for ref in refs],
+            destination,
+            why,
+        )
 
     async def record(self, records: Sequence[DeliveryRecord]) -> None:
         """Write where deliveries stand, and every attempt; one row a delivery, the latest of `records` counts."""

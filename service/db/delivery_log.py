@@ -157,8 +157,10 @@ class DeliveryLog:
             row = await connection.fetchrow(statement("get_delivery"), *one, *_columns(heard))
             return await complete_within(connection, complete, _state(ref.org, row, destination))
 
-    async def replay_dead(self, org: int, destination: str, complete: Complete[int] | None = None) -> int:
-        """Ask for everything of a destination that is dead now; how many that is.
+    async def replay_dead(
+        self, org: int, destination: str, types: Sequence[str], complete: Complete[int] | None = None
+    ) -> int:
+        """Ask for everything of a destination that is dead now, of events of these types; how many that is.
 
         Raises OutcomeUnknown and IdempotencyInProgress too.
         """
@@ -167,7 +169,7 @@ class DeliveryLog:
         async with self._database.transaction() as connection:
             while True:
                 rows = await connection.fetch(
-                    statement("replay_dead_of_destination"), org, destination, row["now"], _MOST_AT_ONCE
+                    statement("replay_dead_of_destination"), org, destination, row["now"], _MOST_AT_ONCE, types
                 )
                 replayed += len(rows)
                 if len(rows) < _MOST_AT_ONCE:

@@ -127,6 +127,10 @@ class CrmDestination:
         return Told.of(made, reference=_reference(crm_id))
 
 
+# A replay of what was moved or cancelled since would block a time that nobody ever releases.
+_LATER_COUNTS = Told(outcome=Outcome.DELIVERED, called=False)
+
+
 class CalendarDestination:
     """Keeps the coaches' external calendars blocked where we have appointments.
 
@@ -144,12 +148,12 @@ class CalendarDestination:
         """Block what was made, release what was cancelled, and both for what was moved."""
         match due.event.type:
             case EventType.CREATED:
-                return await self._block(due.event)
+                return _LATER_COUNTS if due.outdated else await self._block(due.event)
             case EventType.CANCELLED:
                 return await self._release(due)
             case _:
                 released = await self._release(due)
-                if released.outcome is not Outcome.DELIVERED:
+                if released.outcome is not Outcome.DELIVERED or due.outdated:
                     return released
                 # A failure from here on repeats the release too, which a calendar takes as done.
                 return await self._block(due.event)

@@ -33,6 +33,7 @@ AT_ONCE = 64
 _BEHIND = 3
 # Of a dead letter: the whole answer is kept with the delivery.
 LONGEST_LETTER = 200
+_UNHEARD = "the destination does not hear of this any more"
 _LONGEST_WAIT_S = 0.25
 # An event is committed before it is announced: one that stays missing was never committed.
 _TRIES_FOR_A_MISSING_EVENT = 5
@@ -133,7 +134,12 @@ class Dispatcher:
     async def _deliver(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent | None) -> None:
         if due is None:
             await self._missing(stream, entry)
-        elif due.delivered or due.event.type not in self._destination.types:
+        elif due.delivered:
+            await stream.finish(entry)
+        elif due.event.type not in self._destination.types:
+            await patiently(
+                "end a delivery", lambda: self._store.end([ref], self._destination.name, _UNHEARD), self._chance
+            )
             await stream.finish(entry)
         elif due.must_wait:
             await stream.later(entry, self._a_turn_ms(), entry.attempt)

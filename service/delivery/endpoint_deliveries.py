@@ -24,7 +24,7 @@ from service.delivery.recorder import DeliveryRecorder
 from service.delivery.stream import Entry, Stream
 from service.logs import get_logger
 from service.metrics import Metrics
-from service.operations.destinations import ENDPOINT_STREAM
+from service.operations.destinations import ENDPOINT_STREAM, endpoint_name
 from service.outside.breaker import Breaker
 from service.outside.endpoint import EndpointCaller
 
@@ -35,6 +35,7 @@ _READ = 128
 _LABEL = "endpoint"
 _LONGEST_WAIT_S = 30.0
 _LOOK_S = 0.05
+_REMOVED = "the endpoint was removed"
 
 _log = get_logger("delivery.endpoint_deliveries")
 
@@ -142,7 +143,12 @@ class EndpointDeliveries:
         if callee is None or callee.state is not EndpointState.ACTIVE:
             if lane is not None and not len(lane.dispatcher):
                 del self._lanes[endpoint_id]
-            left = (entry for entry in entries if lane is None or not lane.dispatcher.holds(stream, entry))
+            left = [entry for entry in entries if lane is None or not lane.dispatcher.holds(stream, entry)]
+            if callee is None:
+                # An attempt that was under way when the endpoint was removed has put its delivery off since.
+                refs = [ref for entry in left if (ref := parse_ref(entry.event)) is not None]
+                name = endpoint_name(endpoint_id)
+                await patiently("end deliveries", lambda: self._deliveries.end(refs, name, _REMOVED), self._chance)
             await asyncio.gather(*(stream.finish(entry) for entry in left))
             return
         if lane is None:

@@ -18,6 +18,7 @@ from service.domain.appointment import show_time
 from service.domain.event import Event, EventType
 from service.errors import OutcomeUnknown, Unavailable
 from service.logs import get_logger
+from service.operations.destinations import endpoint_name
 from service.outside.endpoint import EndpointCaller, Message
 from service.outside.http import Attempt
 
@@ -38,7 +39,7 @@ class EndpointDestination:
     def __init__(
         self, callee: Callee, caller: EndpointCaller, store: EndpointStore, pause_after_s: float, clock: Clock
     ) -> None:
-        self.name = f"endpoint:{callee.endpoint_id}"
+        self.name = endpoint_name(callee.endpoint_id)
         self.typical_s = 0.05
         self._caller = caller
         self._store = store

@@ -58,7 +58,7 @@ class RegisteredEndpoints:
     async def heard(self, org: int) -> list[Heard]:
         """What each endpoint hears of, from when on."""
         found = await self._endpoints.subscriptions(org)
-        return [Heard(f"{_ENDPOINT}{endpoint_id}", kind, since) for endpoint_id, kind, since in found]
+        return [Heard(endpoint_name(endpoint_id), kind, since) for endpoint_id, kind, since in found]
 
     def way(self, ref: EventRef, destination: str) -> Way | None:
         """By the stream of all endpoints."""
@@ -68,6 +68,11 @@ class RegisteredEndpoints:
             return Way(ENDPOINT_STREAM, endpoint_entry(ref, UUID(destination.removeprefix(_ENDPOINT))))
         except ValueError:
             return None
+
+
+def endpoint_name(endpoint_id: UUID) -> str:
+    """What an endpoint is called as a destination."""
+    return f"{_ENDPOINT}{endpoint_id}"
 
 
 def endpoint_entry(ref: EventRef, endpoint_id: UUID) -> str:

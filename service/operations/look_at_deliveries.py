@@ -70,10 +70,14 @@ class LookAtDeliveries:
         return asked
 
     async def replay_dead(self, org: int, destination: str, *, complete: Complete[int] | None = None) -> int:
-        """Send everything again that is dead at a destination; how many that is. Raises NotFound, OutcomeUnknown."""
-        if destination not in {one.destination for one in await self._destinations.heard(org)}:
+        """Send everything again that is dead at a destination, and that it still hears of; how many that is.
+
+        Raises NotFound or OutcomeUnknown.
+        """
+        types = [one.type for one in await self._destinations.heard(org) if one.destination == destination]
+        if not types:
             raise NotFound(f"no destination {destination[:64]!r}")
-        return await self._tasks.run(self._log.replay_dead(org, destination, complete))
+        return await self._tasks.run(self._log.replay_dead(org, destination, types, complete))
 
     async def _get(self, ref: EventRef, destination: str) -> DeliveryState:
         found = await self._log.get(ref, destination, await self._destinations.heard(ref.org))

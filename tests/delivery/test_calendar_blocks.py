@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 import orjson
 
 from service.db.deliveries import DueEvent
+from service.db.delivery_log import DeliveryLog
 from service.delivery.destinations import CalendarDestination, Outcome
 from service.domain.event import Event, EventRef, EventType
 from service.mocks.calendar import build_calendar
@@ -107,3 +109,36 @@ def _blocked(bench: Bench, calendar: str, count: int) -> Any:
         return (await bench.get(f"{calendar}/blocks"))["blocked"] == count
 
     return ask
+
+
+async def test_a_replay_of_what_was_cancelled_since_blocks_nothing(bench: Bench) -> None:
+    refusing = Recorder(lambda _path, _body: (400, {"error": "no"}))
+    async with serving(refusing.app) as calendar, bench.worker(calendar=calendar):
+        (appointment,) = await bench.book(1)
+        await eventually(_states(bench, "dead"), what="a dead delivery")
+        await bench.cancel(appointment)
+        await eventually(_states(bench, "dead", "delivered"), what="nothing to release")
+    log = DeliveryLog(bench.services.database)
+    assert await log.replay_dead(bench.org, "calendar-blocks", ["appointment.created"]) == 1
+    async with serving(build_calendar(Behaviour.calm())) as calendar, bench.worker(calendar=calendar):
+        await eventually(_states(bench, "delivered", "delivered"), what="the replay's end")
+        assert (await bench.get(f"{calendar}/blocks"))["blocks"] == []
+
+
+async def test_a_replay_of_what_still_counts_blocks(bench: Bench) -> None:
+    refusing = Recorder(lambda _path, _body: (400, {"error": "no"}))
+    async with serving(refusing.app) as calendar, bench.worker(calendar=calendar):
+        await bench.book(1)
+        await eventually(_states(bench, "dead"), what="a dead delivery")
+    log = DeliveryLog(bench.services.database)
+    assert await log.replay_dead(bench.org, "calendar-blocks", ["appointment.cancelled"]) == 0
+    assert await log.replay_dead(bench.org, "calendar-blocks", ["appointment.created"]) == 1
+    async with serving(build_calendar(Behaviour.calm())) as calendar, bench.worker(calendar=calendar):
+        await eventually(_blocked(bench, calendar, 1), what="a block")
+
+
+def _states(bench: Bench, *wanted: str) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return [row["state"] for row in await bench.deliveries("calendar-blocks")] == list(wanted)
+
+    return look

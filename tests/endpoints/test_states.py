@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 from aiohttp import web
 
 from service.db.endpoints import EndpointState
 from service.delivery.dispatcher import RetryPolicy
 from service.mocks.server import serving
+from service.operations.manage_endpoints import Told
+from tests.api.client import Client
 from tests.delivery.bench import Bench
 from tests.endpoints.hooks import EVERY, Hooks, Receiver, event_ids, places
 from tests.servers import eventually
@@ -161,3 +166,55 @@ async def test_the_endpoints_of_each_state_are_counted(bench: Bench, hooks: Hook
             return found == [2, 1, 0]
 
         await eventually(counted, what="the gauge")
+
+
+async def test_what_an_endpoint_hears_of_no_more_ends_and_is_not_replayed(
+    bench: Bench, hooks: Hooks, api: Client
+) -> None:
+    receiver = Receiver(lambda _: 302)
+    await bench.book(1)
+    async with serving(receiver.app) as url, hooks.worker():
+        told = await hooks.register(url, "appointment.created", "appointment.cancelled")
+        one = told.endpoint.endpoint_id
+        await bench.book(1)
+        await eventually(_states(hooks, told, "dead"), what="a dead delivery")
+        receiver.answer = lambda _: 500
+        await bench.book(1, calendar="cal-2")
+        await eventually(_states(hooks, told, "dead", "retrying"), what="one that is tried again")
+        await hooks.manage.change(bench.org, one, {}, types=["appointment.cancelled"], state=None)
+        await eventually(_states(hooks, told, "dead", "dead"), what="its end")
+        assert (await hooks.deliveries(told))[1]["last_error"] == "the destination does not hear of this any more"
+        asked = await api("POST", f"/api/webhooks/destinations/endpoint:{one}/replay")
+        assert (asked.status, asked.json["replayed"]) == (202, 0)
+        await eventually(hooks.nothing_left, what="empty streams")
+
+
+async def test_an_attempt_under_way_when_its_endpoint_is_removed_is_the_last(
+    bench: Bench, hooks: Hooks, api: Client
+) -> None:
+    receiver = Receiver(lambda _: 500, hangs=asyncio.Event())
+    await bench.book(1)
+    async with serving(receiver.app) as url, hooks.worker():
+        told = await hooks.register(url, "appointment.created")
+        await bench.book(1)
+        await eventually(lambda: len(receiver.seen) == 1, what="an attempt")
+        await api("DELETE", f"/api/webhooks/endpoints/{told.endpoint.endpoint_id}")
+        assert receiver.hangs is not None
+        receiver.hangs.set()
+
+        async def recorded() -> bool:
+            rows = await hooks.deliveries(told)
+            return [(row["state"], row["attempts"], row["last_error"]) for row in rows] == [
+                ("dead", 1, "the endpoint was removed")
+            ]
+
+        await eventually(recorded, what="the attempt and its end")
+        await eventually(hooks.nothing_left, what="empty streams")
+    assert len(receiver.seen) == 1
+
+
+def _states(hooks: Hooks, told: Told, *wanted: str) -> Callable[[], Awaitable[bool]]:
+    async def look() -> bool:
+        return await hooks.states(told) == list(wanted)
+
+    return look

@@ -1,10 +1,16 @@
 -- name: load_events
 -- Committed events by (organization, appointment, sequence), and whether an earlier event of the same appointment is
--- still to be delivered to the destination. An endpoint ($6) hears of what was committed after it subscribed.
+-- still to be delivered to the destination. An endpoint ($6) hears of what was committed after it subscribed. A replay is
+-- `outdated` where the destination was to hear of something later too.
 SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
     d.state AS delivery_state, coalesce(d.attempts, 0) AS attempts, coalesce(d.replays, 0) AS replays,
     b.reference AS earlier_reference, b.coach_id AS earlier_coach_id,
+    coalesce(d.replays, 0) > 0 AND EXISTS (
+        SELECT 1 FROM events AS n
+        WHERE n.org_id = e.org_id AND n.appointment_id = e.appointment_id AND n.sequence > e.sequence
+            AND n.type = ANY ($5::text[])
+    ) AS outdated,
     EXISTS (
         SELECT 1 FROM events AS p
         WHERE p.org_id = e.org_id AND p.appointment_id = e.appointment_id AND p.sequence < e.sequence
@@ -62,6 +68,14 @@ SET state = excluded.state, attempts = excluded.attempts, last_status = excluded
     last_error = excluded.last_error, reference = coalesce(excluded.reference, d.reference), updated_at = now(),
     delivered_at = excluded.delivered_at
 WHERE d.state <> 'delivered' AND d.replays = excluded.replays;
+
+-- name: end_deliveries
+-- Deliveries on their way that nobody is to hear of any more.
+UPDATE deliveries AS d
+SET state = 'dead', last_error = $5, updated_at = now()
+FROM unnest($1::integer[], $2::uuid[], $3::integer[]) AS w (org_id, appointment_id, sequence)
+WHERE d.org_id = w.org_id AND d.appointment_id = w.appointment_id AND d.sequence = w.sequence
+    AND d.destination = $4 AND d.state IN ('pending', 'retrying');
 
 -- name: save_answers
 -- The keys of the idempotency stream. The answer is the appointment's first event, see answers_of_keys.

@@ -76,13 +76,18 @@ WHERE org_id = $1 AND appointment_id = $2 AND sequence = $3 AND destination = $4
 RETURNING sequence;
 
 -- name: replay_dead_of_destination
--- The same of at most $4 deliveries of a destination that were dead at $3.
+-- The same of at most $4 deliveries of a destination that were dead at $3, of events whose types ($5) it hears.
 UPDATE deliveries AS d
 SET state = 'pending', attempts = 0, replays = replays + 1, enqueued_at = NULL, updated_at = now()
 FROM (
-    SELECT org_id, appointment_id, sequence, destination FROM deliveries
-    WHERE org_id = $1 AND destination = $2 AND state = 'dead' AND updated_at <= $3
-    ORDER BY appointment_id, sequence
+    SELECT r.org_id, r.appointment_id, r.sequence, r.destination FROM deliveries AS r
+    WHERE r.org_id = $1 AND r.destination = $2 AND r.state = 'dead' AND r.updated_at <= $3
+        AND EXISTS (
+            SELECT 1 FROM events AS e
+            WHERE e.org_id = r.org_id AND e.appointment_id = r.appointment_id AND e.sequence = r.sequence
+                AND e.type = ANY ($5::text[])
+        )
+    ORDER BY r.appointment_id, r.sequence
     LIMIT $4
     FOR UPDATE SKIP LOCKED
 ) AS w
