@@ -58,7 +58,10 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted event of the outside: what it said and where its processing stands."""
+    """An accepted event of the outside: what it said and where its processing stands.
+
+    It must wait while an earlier one about the same appointment, or the same coach, is not finished.
+    """
 
     org: int
     event_id: str
@@ -69,6 +72,7 @@ class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     error: str | None
     replays: int = 0
+    must_wait: bool = False
 
 
 class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +184,7 @@ def incoming_event(row: Any) -> IncomingEvent:
         attempts=row["attempts"],
         error=row["error"],
         replays=row["replays"],
+        must_wait=row["must_wait"],
     )
 
 
@@ -189,9 +194,18 @@ class IncomingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def accept(self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str) -> bool:
-        """Keep an event; False when its identity is known already."""
-        return bool(await self._database.write("accept_webhook_event", org, event_id, event_type, body, correlation_id))
+    async def accept(
+        self, org: int, event_id: str, event_type: str, body: bytes, correlation_id: str, concerns: str | None
+    ) -> bool:
+        """Keep an event; False when its identity is known already.
+
+        Those that say they concern the same have their turns in the order in which they were kept.
+        """
+        return bool(
+            await self._database.write(
+                "accept_webhook_event", org, event_id, event_type, body, correlation_id, concerns
+            )
+        )
 
     async def get(self, org: int, event_id: str) -> IncomingEvent | None:
         """One event of the organization, or None."""

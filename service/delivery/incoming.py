@@ -1,7 +1,8 @@
 """Works through the events that the outside sent us.
 
 An event is a row in Postgres; its entry in the stream only says that it is due. So an event is processed once
-however often it is enqueued, and one whose entry was lost with Redis is enqueued again.
+however often it is enqueued, and one whose entry was lost with Redis is enqueued again. Events about one appointment,
+or one coach, are applied in the order they arrived in: one waits until those before it are processed or dead.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Incoming:
         elif event.state == "dead":
             # A crash came between giving it up and burying it.
             await stream.bury(entry, event.attempts, event.error or "")
+        elif event.must_wait:
+            await stream.later(entry, self._a_turn_ms(), entry.attempt)
         else:
             await self._try(stream, entry, event)
 
@@ -146,6 +149,9 @@ class Incoming:
             await stream.later(entry, delay_ms, entry.attempt + 1)
             return
         await stream.bury(entry, entry.attempt, "the event is not in Postgres")
+
+    def _a_turn_ms(self) -> int:
+        return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)
 
 
 class Overdue:

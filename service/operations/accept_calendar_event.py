@@ -7,7 +7,10 @@ enqueued is decided by the script that knows repeats; when Redis cannot be told,
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
+import msgspec
 from redis.exceptions import RedisError
 
 from service.claims.keys import Shards
@@ -18,6 +21,8 @@ from service.logs import get_logger
 
 INCOMING_STREAM = "calendar-events"
 _REMEMBERED = timedelta(hours=25)
+# What is longer is no id of ours, and too long for an index.
+_LONGEST_CONCERN = 255
 
 _log = get_logger("operations.accept_calendar_event")
 
@@ -36,7 +41,8 @@ class AcceptCalendarEvent:
 
         Raises Unavailable (not accepted) or OutcomeUnknown (sending it again is right).
         """
-        new = await self._incoming.accept(org, event_id, event_type, body, correlation_id)
+        about = _concern(event_type, body)
+        new = await self._incoming.accept(org, event_id, event_type, body, correlation_id, about)
         if self._reach:
             await self._reach(Step.INCOMING_STORED)
         keys = self._shards.of(org)
@@ -52,3 +58,24 @@ class AcceptCalendarEvent:
         except (RedisError, OSError, TimeoutError) as problem:
             _log.warning("event not enqueued", event_id=event_id, error=type(problem).__name__)
         return new
+
+
+def _concern(event_type: str, body: bytes) -> str | None:
+    """The appointment or the coach an event is about, however its id is spelt; None where it names neither.
+
+    One that gives an appointment to a coach is about the appointment.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    kind = event_type.partition(".")[0]
+    named = fields.get(f"{kind}_id")
+    if not isinstance(named, str):
+        return None
+    if kind == "appointment":
+        try:
+            named = str(UUID(named))
+        except ValueError:
+            return None
+    return f"{kind} {named}"[:_LONGEST_CONCERN]

@@ -85,15 +85,22 @@ ON CONFLICT DO NOTHING;
 
 -- name: accept_webhook_event
 -- One row for each identity of an incoming event; nothing is returned for a repeat.
-INSERT INTO webhook_events (org_id, event_id, event_type, body, correlation_id)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO webhook_events (org_id, event_id, event_type, body, correlation_id, concerns)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING
 RETURNING event_id;
 
 -- name: get_webhook_event
-SELECT org_id, event_id, event_type, body, correlation_id, state, attempts, error, replays
-FROM webhook_events
-WHERE org_id = $1 AND event_id = $2;
+-- One event, and whether an earlier one about the same appointment or coach is still to be worked on.
+SELECT
+    e.org_id, e.event_id, e.event_type, e.body, e.correlation_id, e.state, e.attempts, e.error, e.replays,
+    EXISTS (
+        SELECT 1 FROM webhook_events AS p
+        WHERE p.org_id = e.org_id AND p.concerns = e.concerns AND p.arrival < e.arrival
+            AND p.state IN ('received', 'retrying')
+    ) AS must_wait
+FROM webhook_events AS e
+WHERE e.org_id = $1 AND e.event_id = $2;
 
 -- name: mark_webhook_event
 -- Where processing stands, by an attempt that belongs to replay $6: one asked for meanwhile is not written over.

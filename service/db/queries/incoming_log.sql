@@ -15,9 +15,10 @@ ORDER BY received_at DESC, event_id DESC
 LIMIT $4;
 
 -- name: replay_webhook_event
--- Ask for a dead event to be worked on again; nothing comes back for one that is not dead. The worker carries it out.
+-- Ask for a dead event to be worked on again; nothing comes back for one that is not dead. The worker carries it out,
+-- in the turn of one that arrives now: after what came in the meantime, and before what comes later.
 UPDATE webhook_events
-SET state = 'received', attempts = 0, error = NULL, replays = replays + 1, enqueued_at = NULL
+SET state = 'received', attempts = 0, error = NULL, replays = replays + 1, enqueued_at = NULL, arrival = DEFAULT
 WHERE org_id = $1 AND event_id = $2 AND state = 'dead'
 RETURNING event_id;
 
