@@ -20,7 +20,7 @@ from service.db.gate import CoachDays
 from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Status, Versions, become, check_version, confirm, render
 from service.domain.event import EventType
-from service.errors import NotFound, StateConflict, Unavailable
+from service.errors import NotFound, Unavailable
 from service.failpoints import Reach, Step
 from service.logs import get_logger
 from service.metrics import Metrics
@@ -185,7 +185,7 @@ class ChangeAppointment:
                 return after
             if token is not None:
                 await self._settle.drop(before, token.hex)
-        raise StateConflict("the appointment kept changing; look at it and try again")
+        raise Unavailable("repeated attempts at this change came to no answer")
 
     async def _note_release(self, appointment: Appointment, token: uuid.UUID) -> bool:
         """Note in Redis that the appointment's time will be free; False when Redis cannot be told."""

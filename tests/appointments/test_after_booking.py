@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from copy import copy
 from typing import Any
 
 import pytest
 
 from service.app import Services
+from service.db.appointments import Change, ChangeOutcome
+from service.operations.change import ATTEMPTS
+from service.operations.plan_move import MoveWish
 from tests.appointments.conftest import Api
 from tests.wishes import free_starts
 
@@ -77,6 +81,36 @@ async def test_of_many_endings_at_once_one_wins_and_the_others_hear_so(api: Api,
         assert [event["sequence"] for event in history] == [1, 2]
     assert (await services.rebuild.verify(lambda _: None))[0].holds
     assert not await services.grid.pending()
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+async def test_one_that_others_keep_forestalling_is_to_be_asked_again(
+    api: Api, services: Services, org: int, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    booked = await book(api, services, org)
+    appointments = services.change._appointments
+    change = appointments.change
+
+    async def forestalled(wanted: Change) -> ChangeOutcome:
+        await services.move(
+            org,
+            wanted.after.appointment_id,
+            MoveWish(notes=f"before version {wanted.after.version}"),
+            actor="tests",
+            correlation_id="corr",
+        )
+        return await change(wanted)
+
+    # The moves write by themselves.
+    monkeypatch.setattr(services.move, "_appointments", copy(appointments))
+    with monkeypatch.context() as patch:
+        patch.setattr(appointments, "change", forestalled)
+        status, answer = await say(api, booked, verb)
+    assert (status, answer["error"]) == (503, "SERVICE_UNAVAILABLE")
+    status, now = await api("GET", f"/api/appointments/{booked['appointment_id']}")
+    assert (now["status"], now["confirmed_at"], now["version"]) == ("scheduled", None, 1 + ATTEMPTS)
+    status, done = await say(api, booked, verb)
+    assert (status, done["version"]) == (200, 2 + ATTEMPTS)
 
 
 async def test_the_history_says_who_what_when_and_who_was_considered(api: Api, services: Services, org: int) -> None:

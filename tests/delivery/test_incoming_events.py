@@ -9,8 +9,10 @@ from uuid import UUID
 import orjson
 import pytest
 
+from service.db.appointments import Change, ChangeOutcome
 from service.delivery.incoming import Overdue
 from service.operations.accept_calendar_event import AcceptCalendarEvent
+from service.operations.change import ATTEMPTS
 from tests.delivery.bench import Bench
 from tests.servers import eventually
 
@@ -139,6 +141,26 @@ async def test_a_final_appointment_cannot_be_confirmed_from_outside(bench: Bench
         await accept(bench.org, "e1", "appointment.confirmed", body, "corr")
         await ended(bench, "e1")
     assert await state_of(bench, "e1") == "dead"
+
+
+async def test_one_that_others_keep_forestalling_is_tried_again(
+    bench: Bench, accept: AcceptCalendarEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (appointment,) = await bench.book(1)
+    appointments = bench.services.change._appointments
+    change, forestalled = appointments.change, iter(range(ATTEMPTS))
+
+    async def too_late(wanted: Change) -> ChangeOutcome:
+        return await change(wanted) if next(forestalled, None) is None else ChangeOutcome.STALE
+
+    monkeypatch.setattr(appointments, "change", too_late)
+    body = orjson.dumps({"appointment_id": appointment["appointment_id"]})
+    async with bench.worker():
+        await accept(bench.org, "e1", "appointment.confirmed", body, "corr")
+        await ended(bench, "e1")
+    event = await bench.services.incoming.get(bench.org, "e1")
+    assert event is not None
+    assert (event.state, event.attempts) == ("processed", 2)
 
 
 async def test_an_event_whose_entry_was_lost_is_enqueued_again_and_one_on_its_way_is_not(
