@@ -71,7 +71,7 @@ def _concern(event_type: str, body: bytes) -> str | None:
         return None
     kind = event_type.partition(".")[0]
     named = fields.get(f"{kind}_id")
-    if not isinstance(named, str):
+    if not isinstance(named, str) or "\0" in named:  # which Postgres keeps in no text, and is no id of ours
         return None
     if kind == "appointment":
         try:

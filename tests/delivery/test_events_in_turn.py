@@ -168,3 +168,17 @@ async def test_what_an_event_concerns_is_kept_with_it(
 ) -> None:
     await tell("e1", event_type, **body)
     assert [row["concerns"] for row in await bench.sql("SELECT concerns FROM webhook_events")] == [concerns]
+
+
+async def test_an_id_that_is_none_is_taken_in_and_ends_as_dead(bench: Bench, tell: Tell) -> None:
+    period = {"start_time": "2026-12-01T09:00:00Z", "end_time": "2026-12-01T10:00:00Z"}
+    async with bench.worker():
+        await tell("nul", "coach.unavailable", coach_id="a\0b", **period)
+        await tell("long", "coach.unavailable", coach_id="c" * 5_000, **period)
+        await tell("number", "coach.unavailable", coach_id=7, **period)
+        for name in ("nul", "long", "number"):
+
+            async def dead(name: str = name) -> bool:
+                return await state_of(bench, name) == "dead"
+
+            await eventually(dead, what=f"the end of {name}")
