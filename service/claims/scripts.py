@@ -131,6 +131,7 @@ class Scripts:
             "move_due",
             "finish_entry",
             "bury_entry",
+            "forget_consumers",
             "free_mark",
         }
     )
@@ -239,6 +240,11 @@ class Scripts:
         """Move an entry to the dead letters; False when somebody else finished it."""
         reply = await self._run("bury_entry", [stream, dead, way], [group, entry_id, event, attempts, error])
         return reply[0] == b"buried"
+
+    async def forget_consumers(self, stream: Key, group: str, idle_ms: int) -> int:
+        """Drop a group's consumers that were silent for so long and have nothing pending; how many."""
+        _, gone = await self._run("forget_consumers", [stream], [group, idle_ms])
+        return gone
 
     async def free_mark(self, mark: Key, owner: str) -> bool:
         """Free an owner's idempotency mark; False when it is somebody else's, answered or gone."""

@@ -26,7 +26,9 @@ MOST_AT_ONCE = 256
 GATHERING_S = 0.05
 _ENOUGH = 16
 _PAGE = 500
-# A consumer silent for so long is dead, for a live one asks every second.
+# A consumer silent for so long counts as dead. On a quiet stream a live one may be that silent too, for before
+# Redis 7.2 a read that finds nothing is no sign of life; with nothing pending it may be dropped, and is back when it
+# reads something.
 _DEAD_CONSUMER_MS = 3_600_000
 _LOST = ("NOGROUP", "UNBLOCKED")
 
@@ -132,14 +134,11 @@ class Stream:
             if cursor == b"0-0":
                 return
 
-    async def forget_the_dead(self) -> None:
+    async def forget_the_dead(self, idle_ms: int = _DEAD_CONSUMER_MS) -> None:
         """Drop consumers that are gone and have nothing pending; with pending entries they must stay."""
         try:
             async with self._redis_errors():
-                found: Any = await self._redis.xinfo_consumers(self.key, self._group)
-                for consumer in found:
-                    if consumer["pending"] == 0 and consumer["idle"] > _DEAD_CONSUMER_MS:
-                        await self._redis.xgroup_delconsumer(self.key, self._group, consumer["name"])
+                await self._scripts.forget_consumers(self.key, self._group, idle_ms)
         except _GroupLostError:
             return
 

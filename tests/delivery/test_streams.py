@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from service.claims.connection import connect
@@ -61,6 +63,31 @@ async def test_what_is_being_worked_on_is_not_taken_over(bench: Bench) -> None:
     assert [page async for page in bench.stream("crm", consumer="other", idle_ms=60_000).reclaim()] == []
     (page,) = [page async for page in bench.stream("crm", consumer="other", idle_ms=0).reclaim()]
     assert [entry.event for entry in page] == ["an event"]
+
+
+async def test_what_is_read_while_the_dead_are_forgotten_can_still_be_taken_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer that was silent reads between two commands of whoever forgets: its entry must not go with it."""
+    stream, slow, redis = bench.stream("crm"), bench.stream("crm", consumer="slow"), bench.services.redis
+    await redis.xgroup_create(stream.key, "workers", id="0", mkstream=True)
+    await redis.xgroup_createconsumer(stream.key, "workers", "slow")
+    await stream.add("an event")
+    execute, read = redis.execute_command, list[str]()
+
+    async def followed_by_a_read(*command: Any, **options: Any) -> Any:
+        answer = await execute(*command, **options)
+        if command[0] != "XREADGROUP" and not read:
+            read.extend(entry.event for entry in await slow.read(10, 10))
+        return answer
+
+    await slow._ensure_group()
+    monkeypatch.setattr(redis, "execute_command", followed_by_a_read)
+    await stream.forget_the_dead(0)
+    monkeypatch.undo()
+    assert read == ["an event"]
+    (page,) = [page async for page in bench.stream("crm", consumer="other", idle_ms=0).reclaim()]
+    assert [entry.event for entry in page] == read
 
 
 async def test_an_entry_put_off_comes_back_when_due_with_its_next_attempt(bench: Bench) -> None:

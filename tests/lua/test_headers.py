@@ -26,6 +26,8 @@ _ENUMS: list[tuple[type[StrEnum], tuple[str, ...]]] = [
     (DeriveOutcome, ("derive_day", "repair_coach_day")),
     (PublishOutcome, ("publish_roster",)),
 ]
+# What is left to do may shrink, move on and come back where Redis has no room for more.
+_ABOVE_MAXMEMORY = {"forget_consumers"}
 
 
 def _shown() -> set[tuple[str, str]]:
@@ -52,7 +54,7 @@ def test_the_words_of_an_enum_are_the_words_of_its_scripts(enum: type[StrEnum], 
 @pytest.mark.parametrize("script", sorted(Scripts.METHODS))
 def test_a_header_has_a_sentence_and_types_its_keys(script: str) -> None:
     lines = (script_folder() / f"{script}.lua").read_text().splitlines()
-    assert lines[0] == "#!lua"
+    assert lines[0] == ("#!lua flags=allow-oom" if script in _ABOVE_MAXMEMORY else "#!lua")
     assert lines[1].startswith("-- ")
     keys = [line for line in lines if line.startswith("-- KEYS[")]
     assert keys

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from service.claims.messages import Settlement
 from tests.lua.world import ORG, World
+from tests.servers import eventually
 
 GROUP = "workers"
 
@@ -140,3 +143,40 @@ async def test_an_event_on_its_way_is_not_enqueued_again_wherever_it_is(world: W
         {b"event": b"1 2 3", b"attempt": b"4"},
         {b"event": b"1 2 4", b"attempt": b"1"},
     ]
+
+
+@pytest.mark.outcome("forget_consumers", "forgotten", "kept")
+async def test_only_consumers_that_are_silent_and_have_nothing_pending_are_forgotten(world: World) -> None:
+    stream, _ = await _entry(world)
+    for idle in ("gone", "gone too"):
+        await world.redis.xgroup_createconsumer(stream, GROUP, idle)
+    assert await world.scripts.forget_consumers(stream, GROUP, 60_000) == 0
+    assert await world.scripts.forget_consumers(stream, GROUP, 0) == 2
+    (left,) = await world.redis.xinfo_consumers(stream, GROUP)
+    assert (left["name"], left["pending"]) == (b"c", 1)
+    assert await world.scripts.forget_consumers(stream, GROUP, 0) == 0
+    assert await _left(world, stream) == (1, 1)
+
+
+@pytest.mark.outcome("forget_consumers", "forgotten")
+async def test_a_consumer_that_was_forgotten_while_it_waits_comes_back_with_what_it_reads(world: World) -> None:
+    stream, _ = await _entry(world)
+    await world.redis.xgroup_createconsumer(stream, GROUP, "alive")
+    waiting = asyncio.ensure_future(world.redis.xreadgroup(GROUP, "alive", {stream: ">"}, block=4_000))
+
+    async def blocked() -> bool:
+        return (await world.redis.info("clients"))["blocked_clients"] == 1
+
+    await eventually(blocked, what="a read that waits")
+    assert await world.scripts.forget_consumers(stream, GROUP, 0) == 1
+    await world.scripts.enqueue(stream, world.keys.way("crm"), [("event-2", 1)])
+    assert await waiting
+    pending = {one["name"]: one["pending"] for one in await world.redis.xinfo_consumers(stream, GROUP)}
+    assert pending == {b"c": 1, b"alive": 1}
+
+
+async def test_a_group_that_is_gone_is_told_from_other_trouble(world: World) -> None:
+    stream, _ = await _entry(world)
+    await world.redis.xgroup_destroy(stream, GROUP)
+    with pytest.raises(ResponseError, match=r"^NOGROUP"):
+        await world.scripts.forget_consumers(stream, GROUP, 0)
