@@ -1,5 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Give an entry up: off its stream and into the dead letters, where it can be seen and replayed.
+-- Allowed above maxmemory: what cannot be given up there is taken over and tried again. It moves, it does not grow.
 --
 -- KEYS[1]  stream  work
 -- KEYS[2]  stream  dead letters

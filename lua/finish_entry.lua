@@ -1,5 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Take finished entries off a stream: acknowledge and delete together, so that the stream's length is the work left.
+-- Allowed above maxmemory: what is delivered goes on being read there, and taking it off frees.
 --
 -- KEYS[1]  stream  work
 -- KEYS[2]  set     events on their way in it

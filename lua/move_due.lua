@@ -1,5 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Move entries that have become due back into their streams.
+-- Allowed above maxmemory: what was put off there must come back to be finished. It moves, it does not grow.
 --
 -- KEYS[2n-1]  stream  work
 -- KEYS[2n]    zset    its entries by the time they are due, ms

@@ -1,5 +1,6 @@
-#!lua
+#!lua flags=allow-oom
 -- Take entries off their stream and put them among those that are due later.
+-- Allowed above maxmemory: what cannot be put off there is taken over and tried again. It moves, it does not grow.
 --
 -- KEYS[1]  stream  work
 -- KEYS[2]  zset    entries by the time they are due, ms

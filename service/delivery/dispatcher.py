@@ -150,8 +150,11 @@ class Dispatcher:
             await self._attempt(stream, entry, ref, due)
 
     async def _attempt(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent) -> None:
-        # A replay begins anew, also where the entry of before it is still on its way.
-        number = due.attempts + 1 if due.replays else entry.attempt
+        # A replay begins anew, also where the entry of before it is still on its way. Else neither may fall behind the
+        # other: an entry that could not be put off comes back with its old number after its attempt was recorded.
+        number = due.attempts + 1
+        if not due.replays:
+            number = max(entry.attempt, number)
         made_at, began = self._clock.now(), asyncio.get_running_loop().time()
         if self._reach:
             await self._reach(Step.DELIVERY_BEFORE_SEND)

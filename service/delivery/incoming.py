@@ -94,8 +94,11 @@ class Incoming:
             await self._try(stream, entry, event)
 
     async def _try(self, stream: Stream, entry: Entry, event: IncomingEvent) -> None:
-        # A replay begins anew, also where the entry of before it is still on its way.
-        attempt = event.attempts + 1 if event.replays else entry.attempt
+        # A replay begins anew, also where the entry of before it is still on its way. Else neither may fall behind the
+        # other: an entry that could not be put off comes back with its old number after its attempt was recorded.
+        attempt = event.attempts + 1
+        if not event.replays:
+            attempt = max(entry.attempt, attempt)
         state, error = await self._attempt(event)
         if state == "retrying" and attempt >= self._policy.attempts:
             state = "dead"

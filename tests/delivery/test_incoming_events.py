@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
+from redis.exceptions import ResponseError
 
 from service.db.appointments import Change, ChangeOutcome
+from service.db.deliveries import IncomingEvent
+from service.delivery.dispatcher import RetryPolicy
 from service.delivery.incoming import Overdue
+from service.errors import Unavailable
 from service.operations.accept_calendar_event import AcceptCalendarEvent
+from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.change import ATTEMPTS
 from tests.delivery.bench import Bench
 from tests.servers import eventually
@@ -131,6 +137,29 @@ async def test_an_event_that_cannot_be_applied_is_dead_with_its_reason(
     assert (event.state, event.error, event.attempts) == ("dead", error, 1)
     (letter,) = await bench.dead("calendar-events")
     assert letter == {"event": f"{bench.org} e1", "attempts": "1", "error": error}
+
+
+async def test_an_event_that_can_be_put_off_nowhere_is_not_tried_more_often_than_allowed(
+    bench: Bench, accept: AcceptCalendarEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is taken over as it was, with the number of an attempt that was recorded already."""
+    tried: list[str] = []
+
+    async def refused(*_: Any) -> int:
+        raise ResponseError("OOM command not allowed when used memory > 'maxmemory'")
+
+    async def away(_: ApplyCalendarEvent, event: IncomingEvent) -> None:
+        tried.append(event.event_id)
+        raise Unavailable("away")
+
+    monkeypatch.setattr(bench.services.scripts, "retry_later", refused)
+    monkeypatch.setattr(ApplyCalendarEvent, "__call__", away)
+    await accept(bench.org, "evt-1", "appointment.cancelled", b"{}", "corr-7")
+    async with bench.worker(policy=RetryPolicy(attempts=3, delay_ms=5), idle_ms=50):
+        await ended(bench, "evt-1")
+    assert tried == ["evt-1"] * 3
+    (row,) = await bench.sql("SELECT state, attempts FROM webhook_events")
+    assert tuple(row) == ("dead", 3)
 
 
 async def test_a_final_appointment_cannot_be_confirmed_from_outside(bench: Bench, accept: AcceptCalendarEvent) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from aiohttp import web
+from redis.exceptions import ResponseError
 
 from service.db.deliveries import DeliveryRecord
 from service.delivery.destinations import CrmDestination
@@ -15,7 +18,7 @@ from service.errors import OutcomeUnknown, Unavailable
 from service.mocks.server import serving
 from service.outside.breaker import Breaker
 from service.outside.crm import Crm
-from tests.delivery.bench import NOWHERE, QUICK, Bench, Recorder
+from tests.delivery.bench import NOWHERE, QUICK, Bench, Recorder, answering
 from tests.servers import eventually
 
 
@@ -53,6 +56,60 @@ async def test_an_event_is_dead_after_the_last_attempt(bench: Bench) -> None:
     assert len(recorder.seen) == 4
     (row,) = await bench.deliveries("crm")
     assert (row["state"], row["attempts"]) == ("dead", 4)
+
+
+@pytest.mark.parametrize("status", [503, 409])
+async def test_while_redis_is_full_entries_leave_and_none_is_tried_more_often_than_allowed(
+    bench: Bench, status: int
+) -> None:
+    full, seen = asyncio.Event(), list[str]()
+
+    async def answer(request: web.Request) -> web.Response:
+        key = request.headers["X-Idempotency-Key"]
+        seen.append(key)
+        await full.wait()
+        return web.json_response({"crm_id": "c"}, status=status if key == seen[0] else 200)
+
+    policy = RetryPolicy(attempts=3, delay_ms=5, turn_ms=20)
+    async with serving(answering(answer)) as crm, bench.worker(crm=crm, policy=policy, idle_ms=50):
+        await bench.book(5)
+        await eventually(lambda: len(seen) == 5, what="a call for each")
+        await bench.services.redis.config_set("maxmemory", 1)
+        full.set()
+        try:
+
+            async def left() -> bool:
+                return await bench.left("crm") == (0, 0, 0)
+
+            await eventually(left, what="an empty stream, with Redis full")
+        finally:
+            await bench.services.redis.config_set("maxmemory", 0)
+    rows = await bench.deliveries("crm")
+    assert sorted((row["state"], row["attempts"]) for row in rows) == [("dead", 3), *[("delivered", 1)] * 4]
+    assert len(seen) == 4 + 3
+
+
+async def test_what_can_be_put_off_nowhere_is_not_tried_more_often_than_allowed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is taken over as it was, with the number of an attempt that was recorded already."""
+
+    async def refused(*_: Any) -> int:
+        raise ResponseError("OOM command not allowed when used memory > 'maxmemory'")
+
+    monkeypatch.setattr(bench.services.scripts, "retry_later", refused)
+    recorder = Recorder(lambda _path, _body: (409, {"error": "not now"}))
+    policy = RetryPolicy(attempts=3, delay_ms=5, turn_ms=20)
+    async with serving(recorder.app) as crm, bench.worker(crm=crm, policy=policy, idle_ms=50):
+        await bench.book(1)
+
+        async def buried() -> bool:
+            return len(await bench.dead("crm")) == 1 or len(recorder.seen) > 3
+
+        await eventually(buried, what="a dead letter")
+    assert len(recorder.seen) == 3
+    (row,) = await bench.deliveries("crm")
+    assert (row["state"], row["attempts"]) == ("dead", 3)
 
 
 async def test_what_follows_a_dead_event_is_still_told(bench: Bench) -> None:

@@ -27,7 +27,7 @@ _ENUMS: list[tuple[type[StrEnum], tuple[str, ...]]] = [
     (PublishOutcome, ("publish_roster",)),
 ]
 # What is left to do may shrink, move on and come back where Redis has no room for more.
-_ABOVE_MAXMEMORY = {"forget_consumers"}
+_ABOVE_MAXMEMORY = {"finish_entry", "retry_later", "bury_entry", "move_due", "forget_consumers"}
 
 
 def _shown() -> set[tuple[str, str]]:

@@ -180,3 +180,31 @@ async def test_a_group_that_is_gone_is_told_from_other_trouble(world: World) -> 
     await world.redis.xgroup_destroy(stream, GROUP)
     with pytest.raises(ResponseError, match=r"^NOGROUP"):
         await world.scripts.forget_consumers(stream, GROUP, 0)
+
+
+@pytest.mark.outcome("finish_entry", "finished")
+@pytest.mark.outcome("retry_later", "scheduled")
+@pytest.mark.outcome("move_due", "moved")
+@pytest.mark.outcome("bury_entry", "buried")
+@pytest.mark.outcome("forget_consumers", "forgotten")
+async def test_what_is_in_a_stream_leaves_it_above_maxmemory(world: World) -> None:
+    stream, way, due = world.keys.stream("crm"), world.keys.way("crm"), world.keys.due("crm")
+    await world.scripts.enqueue(stream, way, [(event, 1) for event in ("told", "put off", "refused")])
+    await world.redis.xgroup_create(stream, GROUP, id="0")
+    await world.redis.xreadgroup(GROUP, "c", {stream: ">"})
+    told, put_off, refused = [entry_id.decode() for entry_id, _ in await _entries(world, stream)]
+    await world.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(ResponseError, match="maxmemory"):
+            await world.scripts.enqueue(stream, way, [("one more", 1)])
+        assert await world.scripts.finish_entry(stream, way, GROUP, [(told, "told")]) == 1
+        assert await world.scripts.retry_later(stream, due, GROUP, [(put_off, 0, "put off", 2)]) == 1
+        assert await world.scripts.bury_entry(
+            stream, world.keys.dead("crm"), way, GROUP, refused, "refused", 1, "HTTP 400"
+        )
+        assert await _left(world, stream) == (0, 0)
+        assert await world.scripts.move_due([(stream, due)], 10) == (1, -1)
+        assert await world.scripts.forget_consumers(stream, GROUP, 0) == 1
+    finally:
+        await world.redis.config_set("maxmemory", 0)
+    assert [fields for _, fields in await _entries(world, stream)] == [{b"event": b"put off", b"attempt": b"2"}]
