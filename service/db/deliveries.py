@@ -13,6 +13,7 @@ from service.db.connection import Database
 from service.domain.event import Event, EventRef, EventType
 
 LONGEST_ANSWER = 1024
+_TYPES = frozenset(EventType)
 
 
 class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,12 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     replays: int = 0
     outdated: bool = False
+
+
+class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A committed event of a type that this version does not know: a newer one wrote it."""
+
+    type: str
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +100,7 @@ class DeliveryStore:
 
     async def load(
         self, refs: Sequence[EventRef], destination: str, types: Sequence[EventType], endpoint_id: UUID | None = None
-    ) -> dict[EventRef, DueEvent]:
+    ) -> dict[EventRef, DueEvent | UnknownEvent]:
         """The committed events among `refs`; one that was never committed is missing and must not be announced.
 
         `types` are the event types the destination hears, so that an event it never hears holds nothing up; an
@@ -108,9 +115,12 @@ class DeliveryStore:
             [kind.value for kind in types],
             endpoint_id,
         )
-        found: dict[EventRef, DueEvent] = {}
+        found: dict[EventRef, DueEvent | UnknownEvent] = {}
         for row in rows:
             ref = EventRef(row["org_id"], UUID(int=row["appointment_id"].int), row["sequence"])
+            if row["type"] not in _TYPES:
+                found[ref] = UnknownEvent(type=row["type"])
+                continue
             found[ref] = DueEvent(
                 event=Event(
                     ref=ref,

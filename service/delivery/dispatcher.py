@@ -15,7 +15,7 @@ from datetime import datetime
 from uuid import UUID
 
 from service.clock import Clock, SystemClock
-from service.db.deliveries import AttemptRecord, DeliveryRecord, DeliveryStore, DueEvent
+from service.db.deliveries import AttemptRecord, DeliveryRecord, DeliveryStore, DueEvent, UnknownEvent
 from service.delivery.destinations import Destination, Outcome, Told
 from service.delivery.patience import patiently
 from service.delivery.recorder import DeliveryRecorder
@@ -37,6 +37,8 @@ _UNHEARD = "the destination does not hear of this any more"
 _LONGEST_WAIT_S = 0.25
 # An event is committed before it is announced: one that stays missing was never committed.
 _TRIES_FOR_A_MISSING_EVENT = 5
+# While versions change, workers of both read a stream: soon one of the newer does, and an older one alone is not kept busy.
+_WAIT_FOR_NEWER_MS = 5_000
 
 _log = get_logger("delivery.dispatcher")
 
@@ -80,6 +82,7 @@ class Dispatcher:
         self._policy = policy
         self._chance = chance
         self._reach = reach
+        self._unknown: set[str] = set()
         self._under_way = UnderWay(destination.name, at_once, behind=_BEHIND * at_once)
         self._seconds = metrics.delivery_seconds.labels(label)
         self._counted = {state: metrics.deliveries.labels(label, state) for state in ("delivered", "retrying", "dead")}
@@ -131,9 +134,11 @@ class Dispatcher:
         """Let attempts end for a while; what is left stays pending and is reclaimed. How many that was."""
         return await self._under_way.drain(timeout_s)
 
-    async def _deliver(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent | None) -> None:
+    async def _deliver(self, stream: Stream, entry: Entry, ref: EventRef, due: DueEvent | UnknownEvent | None) -> None:
         if due is None:
             await self._missing(stream, entry)
+        elif isinstance(due, UnknownEvent):
+            await self._leave_to_newer(stream, entry, due)
         elif due.delivered:
             await stream.finish(entry)
         elif due.event.type not in self._destination.types:
@@ -239,6 +244,14 @@ class Dispatcher:
         error = "the event is not in Postgres: its change was never committed"
         _log.error("event missing", destination=self._destination.name, missing=entry.event)
         await stream.bury(entry, entry.attempt, error)
+
+    async def _leave_to_newer(self, stream: Stream, entry: Entry, event: UnknownEvent) -> None:
+        """Put an entry off, without end and without an attempt counted, until a worker reads it that knows its type."""
+        if event.type not in self._unknown:
+            self._unknown.add(event.type)
+            _log.warning("event type not known", destination=self._destination.name, event_type=event.type)
+        delay_ms = round(self._chance.uniform(0.5, 1.5) * _WAIT_FOR_NEWER_MS)
+        await stream.later(entry, delay_ms, entry.attempt)
 
     def _a_turn_ms(self) -> int:
         return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
+import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
+from service.domain.event import EventRef
 from service.mocks.calendar import build_calendar
 from service.mocks.chance import Behaviour
 from service.mocks.crm import build_crm
 from service.mocks.server import serving
-from tests.delivery.bench import Bench, Recorder, answering
+from tests.delivery.bench import QUICK, Bench, Recorder, answering
 from tests.servers import eventually
 
 
@@ -152,6 +157,36 @@ async def test_a_call_that_hangs_holds_one_place_and_delays_no_other_event(bench
         await eventually(lambda: len(answered) == 30, what="the thirty others")
         assert first[0] not in answered
         over.set()
+
+
+async def test_an_event_of_a_newer_version_waits_for_a_newer_worker_and_delays_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.delivery.dispatcher._WAIT_FOR_NEWER_MS", 20)
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    newer, *known = [appointment["appointment_id"] for appointment in await bench.book(6)]
+    retype = "UPDATE events SET type = $1 WHERE appointment_id = $2"
+    await bench.sql(retype, "appointment.praised", UUID(newer))
+    looks, load = list[int](), bench.services.deliveries.load
+
+    async def counted(refs: Sequence[EventRef], destination: str, *more: Any) -> Any:
+        found = await load(refs, destination, *more)
+        looks.extend(1 for ref in refs if destination == "crm" and ref.appointment_id == UUID(newer))
+        return found
+
+    monkeypatch.setattr(bench.services.deliveries, "load", counted)
+    with capture_logs() as lines:
+        async with serving(recorder.app) as crm, bench.worker(crm=crm):
+            await eventually(lambda: len(recorder.seen) == 5, what="the webhooks of the others")
+            # More often than an event may be missing, or a delivery be tried.
+            await eventually(lambda: len(looks) > QUICK.attempts, what="the entry back again and again")
+            assert await bench.dead("crm") == []
+            said = [one for one in lines if one["event"] == "event type not known" and one["destination"] == "crm"]
+            assert [one["event_type"] for one in said] == ["appointment.praised"]
+            await bench.sql(retype, "appointment.created", UUID(newer))
+            await eventually(lambda: len(recorder.seen) == 6, what="the webhook of a version that knows it")
+    assert {headers["X-Idempotency-Key"] for _, headers, _ in recorder.seen} == {f"{one}.1" for one in [newer, *known]}
+    assert {row["attempts"] for row in await bench.deliveries("crm")} == {1}
 
 
 async def test_what_was_never_committed_is_never_announced(bench: Bench) -> None:

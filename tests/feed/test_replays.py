@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from service.db.deliveries import DeliveryRecord
+from service.db.deliveries import DeliveryRecord, DueEvent
 from service.db.replays import ReplayStore
 from service.delivery.replays import CarryOutReplays
 from service.delivery.stream import Stream
@@ -207,6 +207,7 @@ async def test_an_attempt_of_before_a_replay_does_not_conclude_it(bench: Bench, 
     await bench.services.deliveries.record([late])
     assert (await seen(api, f"{PATH}/{delivery_id}"))["state"] == "pending"
     (due,) = (await bench.services.deliveries.load([ref], "crm", [])).values()
+    assert isinstance(due, DueEvent)
     assert (due.delivered, due.attempts, due.replays) == (False, 0, 1)
 
 
