@@ -37,7 +37,7 @@ _UNHEARD = "the destination does not hear of this any more"
 _LONGEST_WAIT_S = 0.25
 # An event is committed before it is announced: one that stays missing was never committed.
 _TRIES_FOR_A_MISSING_EVENT = 5
-# While versions change, workers of both read a stream: soon one of the newer does, and an older one alone is not kept busy.
+# While versions change workers of both read a stream: soon one of the newer does, and older ones alone are not busy.
 _WAIT_FOR_NEWER_MS = 5_000
 
 _log = get_logger("delivery.dispatcher")
