@@ -1,8 +1,9 @@
 """Works through the events that the outside sent us.
 
-An event is a row in Postgres; its entry in the stream only says that it is due. So an event is processed once
-however often it is enqueued, and one whose entry was lost with Redis is enqueued again. Events about one appointment,
-or one coach, are applied in the order they arrived in: one waits until those before it are processed or dead.
+An event is a row in Postgres; its entry in the stream only says that it is due. So an event that is processed is not
+applied again however often it is enqueued, and one whose entry was lost with Redis is enqueued again. Who dies after
+applying one and before marking it leaves it to be applied a second time. Events about one appointment, or one coach,
+are applied in the order they arrived in: one waits until those before it are processed or dead.
 """
 
 from __future__ import annotations

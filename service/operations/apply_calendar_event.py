@@ -23,7 +23,11 @@ _PERIODS = UUID("b1d5e5a4-9b0e-5f0c-8a53-5c1c4a3f6e21")
 
 
 class ApplyCalendarEvent:
-    """Does what an event says. What it says may have been done before: then there is nothing to do."""
+    """Does what an event says. Where all is as it says already, there is nothing to do.
+
+    It is not known whether this very event was applied before: one that is applied again, after a crash or beside a
+    worker that was thought dead, is done over whatever somebody else changed in between.
+    """
 
     def __init__(self, change: ChangeAppointment, move: MoveAppointment, time_off: TimeOff) -> None:
         self._change = change
