@@ -284,7 +284,9 @@ async def open_services(
                 metrics=metrics,
                 reach=reach,
             ),
-            reconcile=Reconcile(gate=gate, grid=grid, appointments=appointments, settle=settle, metrics=metrics),
+            reconcile=Reconcile(
+                gate=gate, store=gate_store, grid=grid, appointments=appointments, settle=settle, metrics=metrics
+            ),
             remind=Remind(
                 store=notifications,
                 appointments=appointments,

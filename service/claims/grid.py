@@ -317,11 +317,6 @@ class GridStore:
             entries: dict[bytes, bytes] = await self._redis.hgetall(keys.pending)
         return {token.decode(): _decode_entry(packed) for token, packed in entries.items()}
 
-    async def count_up(self, org: int) -> None:
-        """Begin another revision of the roster's grid: what is claimed or repaired from now on is told from before."""
-        async with self._asking():
-            await self._redis.hincrby(self._shards.of(org).roster(org), "revision", 1)
-
     async def now_ms(self) -> int:
         """Redis' clock, by which deadlines are measured."""
         async with self._asking():

@@ -240,7 +240,10 @@ class AppointmentStore:
     async def bury_claim(
         self, org: int, appointment_id: UUID, column: int, start: datetime, end: datetime, local_day: int
     ) -> bool:
-        """Put a tombstone under a claim's id; False when a row is there already (the claim was committed)."""
+        """Put a tombstone under a claim's id or a move's token; False when a row is there already.
+
+        That is another tombstone, or what the claim was committed as.
+        """
         rows = await self._database.write(
             "bury_claim", org, appointment_id, column, start, end, day_start(local_day).date()
         )
@@ -299,7 +302,7 @@ def appointment_of_row(row: Any) -> Appointment:
 
 async def write_change(connection: Any, change: Change) -> bool:
     """Write a change, and the coach-days Redis is not told of; False when the appointment is not as it was any more,
-    the hold of its key is lost, or its new time is behind the fence of claims.
+    the hold of its key is lost, its new time is behind the fence of claims, or its claim was given up.
 
     Raises asyncpg's ExclusionViolationError or UniqueViolationError when somebody has the new time.
     """

@@ -2,8 +2,8 @@
 
 A claim whose row is in Postgres is settled; one whose row is not gets a tombstone under its id, so that an
 insert still on its way loses, and is then released. A release whose event is in Postgres frees the time; one
-whose event is not is dropped. A move whose event is in Postgres frees the time it left; one whose event is not,
-the time it would have had.
+whose event is not is dropped. A move whose event is in Postgres frees the time it left; one whose event is not gets
+a tombstone under its token, so that its commit is fenced whenever it comes, and frees the time it would have had.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from service.claims.gate import Gate
 from service.claims.grid import GridStore, PendingEntry
 from service.claims.messages import Answer, Release, Settlement, Side
 from service.db.appointments import AppointmentStore
+from service.db.gate import GateStore
 from service.domain.appointment import Status
 from service.domain.event import EventType
 from service.domain.grid import Placement, instant_of
@@ -36,12 +37,14 @@ class Reconcile:
         self,
         *,
         gate: Gate,
+        store: GateStore,
         grid: GridStore,
         appointments: AppointmentStore,
         settle: SettleChange,
         metrics: Metrics,
     ) -> None:
         self._gate = gate
+        self._store = store
         self._grid = grid
         self._appointments = appointments
         self._settle = settle
@@ -83,15 +86,7 @@ class Reconcile:
         appointment_id = UUID(hex=token)
         row = await self._appointments.claim_committed(entry.org, appointment_id)
         if row is None:
-            buried = await self._appointments.bury_claim(
-                entry.org,
-                appointment_id,
-                entry.column,
-                instant_of(entry.start_cell),
-                instant_of(entry.start_cell + entry.cells),
-                entry.local_day,
-            )
-            if buried:
+            if await self._bury(token, entry):
                 return await self._give_up(token, entry)
             row = await self._appointments.claim_committed(entry.org, appointment_id)
         if row is None or row["status"] == Status.VOID:
@@ -116,12 +111,11 @@ class Reconcile:
         appointment_id, move = UUID(hex=entry.appointment), UUID(hex=token)
         event = await self._appointments.event_of_token(entry.org, appointment_id, move)
         if event is None:
-            # What has not been committed by now shall not be any more: its place of the day is given away. A repair of
-            # the fence is of a later revision then than the claim, also one that finds no difference.
-            await self._grid.count_up(entry.org)
-            await self._settle.fence(
-                entry.org, entry.column, _placement(entry.start_cell, entry.cells), entry.local_day
-            )
+            # What has not been committed by now shall not be any more, however long its process stands still: its place
+            # of the day is given away. The commit looks for the tombstone when it has the gate's lock, so one that did
+            # not see it is over when the lock was waited for, and is seen here.
+            await self._bury(token, entry)
+            await self._store.wait_for_commits()
             event = await self._appointments.event_of_token(entry.org, appointment_id, move)
         committed = event is not None
         if event is not None:
@@ -130,6 +124,17 @@ class Reconcile:
             await self._gate.settle(Settlement(entry.org, None, told, await self._settle.streams(entry.org, kind)))
         await self._drop(token, entry, Side.OLD if committed else Side.NEW)
         return "move carried out" if committed else "move dropped"
+
+    async def _bury(self, token: str, entry: PendingEntry) -> bool:
+        """Put a tombstone under the token; False when a row is there already."""
+        return await self._appointments.bury_claim(
+            entry.org,
+            UUID(hex=token),
+            entry.column,
+            instant_of(entry.start_cell),
+            instant_of(entry.start_cell + entry.cells),
+            entry.local_day,
+        )
 
     async def _drop(self, token: str, entry: PendingEntry, side: Side = Side.NEW) -> None:
         """End the overdue token of a change; its time becomes what Postgres says.

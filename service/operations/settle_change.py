@@ -122,16 +122,6 @@ class SettleChange:
         """Something was changed without Redis: let its grid be told."""
         self._gate.fall_behind()
 
-    async def fence(self, org: int, column: int, placement: Placement, local_day: int) -> None:
-        """See to it that no claim made until now of coach-days is committed any more; what is being committed is.
-
-        Raises Unavailable.
-        """
-        days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
-        await self._store.note(CoachDays(org, column, min(days), max(days)))
-        self._gate.fall_behind()
-        await self._store.wait_for_commits()
-
     async def repair_ended(self, org: int, column: int, placement: Placement, local_day: int, token: str) -> None:
         """Make coach-days what Postgres says, as if what is pending under a token were not. Raises Unavailable."""
         days = {day for day, _, _ in placement.occupied_runs()} | {local_day}

@@ -23,16 +23,15 @@ LIMIT 1;
 -- One change of an appointment and its event, in one statement. The event goes in only where the row still has the
 -- version the change was made from; its primary key serialises two changes made from the same version. Under an
 -- idempotency key ($25, held by $26) the answer goes in with it, and nothing happens when the hold is lost. A new time that
--- was claimed in Redis, in the epoch $30 at the revision $31, must not be behind the fence of claims.
+-- was claimed in Redis, in the epoch $30 at the revision $31, must not be behind the fence of claims, nor its claim given
+-- up.
 WITH held AS (
     SELECT key FROM idempotency_records
     WHERE org_id = $1 AND key = $25::text AND owner = $26::uuid AND status IS NULL
     FOR UPDATE
 ),
 fence AS MATERIALIZED (
-    SELECT fenced_claims(
-        ARRAY[$1::integer], ARRAY[$2::uuid], ARRAY[$8::integer], ARRAY[$13::date], ARRAY[$30::bigint], ARRAY[$31::bigint]
-    )
+    SELECT fenced_move($1, $22::uuid, $8, $13, $30::bigint, $31::bigint) AS fenced
 ),
 changed AS (
     UPDATE appointments
@@ -42,7 +41,7 @@ changed AS (
         reminded_for = CASE WHEN $18::text = 'appointment.reminder' THEN reminded_for || starts_at ELSE reminded_for END
     WHERE org_id = $1 AND appointment_id = $2 AND version = $3
         AND ($25::text IS NULL OR EXISTS (SELECT FROM held))
-        AND NOT EXISTS (SELECT FROM fence)
+        AND NOT (SELECT f.fenced FROM fence AS f)
     RETURNING org_id, appointment_id, version
 ),
 answered AS (

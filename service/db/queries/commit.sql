@@ -95,7 +95,8 @@ CROSS JOIN LATERAL (
 ) AS found;
 
 -- name: bury_claim
--- A tombstone under a claim's id, so that an insert of the same id that is still under way loses.
+-- A tombstone under a claim's id, so that an insert of the same id that is still under way loses, or under a move's token,
+-- so that the move is fenced.
 INSERT INTO appointments (
     org_id, appointment_id, coach_no, starts_at, ends_at, occupied, local_day, status, created_at, updated_at
 )
