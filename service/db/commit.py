@@ -164,6 +164,8 @@ class BookingCommitter:
                     break
                 await asyncio.sleep(self._chance.uniform(0, 0.05 * 2**attempt))
             except Exception as problem:
+                # After a failover this may lead to a standby: the next batch goes over another connection.
+                await self._drop()
                 if unknown is not None:
                     break
                 if isinstance(problem, CROWDED):

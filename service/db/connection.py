@@ -42,8 +42,13 @@ UNKNOWN = (
 TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 # A row carries what the schema refuses or Postgres cannot hold; written again it would be refused again.
 POISONED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# The server has no room right now; nothing was written.
-CROWDED = (asyncpg.TooManyConnectionsError, asyncpg.OutOfMemoryError, asyncpg.DiskFullError)
+# The server has no room right now, or is a standby after a failover; nothing was written.
+CROWDED = (
+    asyncpg.TooManyConnectionsError,
+    asyncpg.OutOfMemoryError,
+    asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 
 
 async def prepare_connection(connection: Any) -> None:
@@ -156,6 +161,9 @@ class Database:
         try:
             yield connection
         except (*CROWDED, *TRY_AGAIN) as problem:
+            if isinstance(problem, asyncpg.ReadOnlySQLTransactionError):
+                # The way to the server that writes now leads over another connection.
+                connection.terminate()
             raise Unavailable(f"Postgres refused for now: {type(problem).__name__}") from problem
         except UNKNOWN as problem:
             raise OutcomeUnknown(f"Postgres' answer was lost: {type(problem).__name__}") from problem

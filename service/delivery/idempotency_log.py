@@ -6,10 +6,10 @@ import asyncio
 import random
 from uuid import UUID
 
+from service.db.connection import POISONED
 from service.db.deliveries import AnswerStore, KeptAnswer
 from service.delivery.patience import patiently
 from service.delivery.stream import MOST_AT_ONCE, Entry, Stream
-from service.errors import BookingError
 from service.logs import get_logger
 
 _log = get_logger("delivery.idempotency_log")
@@ -48,9 +48,7 @@ class IdempotencyLog:
         answers = [answer for _, answer in kept]
         try:
             await patiently("keep keys of bookings", lambda: self._answers.save(answers), self._chance)
-        except BookingError:
-            raise
-        except Exception as problem:
+        except POISONED as problem:
             # Postgres cannot hold one of them: each alone, so that the others are kept.
             if len(kept) == 1:
                 await self._bury(stream, kept[0][0], f"cannot be kept: {type(problem).__name__}")

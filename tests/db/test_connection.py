@@ -9,6 +9,7 @@ import pytest
 
 from service.db.connection import Database
 from service.db.statements import statements
+from service.errors import OutcomeUnknown, Unavailable
 from tests.db.rows import looking_into
 
 _LAST = "SELECT query FROM pg_stat_activity WHERE application_name = 'booking' AND datname = current_database()"
@@ -41,6 +42,22 @@ async def test_what_was_left_open_is_rolled_back(database: Database) -> None:
     async with database.writing() as connection:
         assert await connection.fetchval("SELECT pg_backend_pid()") == process
         assert not connection.is_in_transaction()
+
+
+@pytest.mark.parametrize("how", ["a statement", "a transaction"])
+async def test_a_standby_takes_nothing_and_the_next_write_goes_over_another_connection(
+    database: Database, how: str
+) -> None:
+    """As after a failover that left a connection to the server that wrote before."""
+    async with database.writing() as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    write = database.writing if how == "a statement" else database.transaction
+    with pytest.raises(Unavailable) as refused:
+        async with write() as connection:
+            await connection.execute("DELETE FROM appointments")
+    assert not isinstance(refused.value, OutcomeUnknown)
+    async with write() as connection:
+        await connection.execute("DELETE FROM appointments")
 
 
 def test_no_statement_changes_its_session() -> None:

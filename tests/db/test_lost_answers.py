@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asyncpg import Connection
-from asyncpg.exceptions import ReadOnlySQLTransactionError, TooManyConnectionsError
+from asyncpg.exceptions import FeatureNotSupportedError, TooManyConnectionsError
 
 from service.db.commit import CommitOutcome
 from service.errors import OutcomeUnknown, Unavailable
@@ -117,6 +117,16 @@ async def test_a_connection_that_cannot_be_prepared_is_given_up(
     assert opened[0].is_closed()
 
 
+async def test_a_standby_takes_nothing_and_the_next_booking_goes_over_another_connection(database_url: str) -> None:
+    async with committing(database_url) as (committer, _):
+        assert (await committer.commit(booking(MONDAY))).outcome is CommitOutcome.TAKEN
+        await committer._connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(Unavailable) as refused:
+            await committer.commit(booking(MONDAY + timedelta(hours=1)))
+        assert not isinstance(refused.value, OutcomeUnknown)
+        assert (await committer.commit(booking(MONDAY + timedelta(hours=1)))).outcome is CommitOutcome.TAKEN
+
+
 async def test_what_is_written_is_unknown_until_it_was_told(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def crowded(*_: Any) -> Any:
         raise TooManyConnectionsError("too many")
@@ -139,7 +149,7 @@ async def test_an_error_nobody_knows_after_a_lost_answer_does_not_mean_that_noth
             async def fetch(self, *given: Any) -> Any:
                 attempts.append("lost" if not attempts else "refused")
                 if attempts[-1] == "refused":
-                    raise ReadOnlySQLTransactionError("this is a standby")
+                    raise FeatureNotSupportedError("nobody expects it")
                 await (await prepare()).fetch(*given)
                 raise ConnectionResetError
 
