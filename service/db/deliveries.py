@@ -17,10 +17,10 @@ _TYPES = frozenset(EventType)
 
 
 class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event to be delivered: whether it already was, and whether it must wait for an earlier one.
+    """An event to be delivered: whether it already was or was given up, and whether it must wait for an earlier one.
 
     `earlier_reference` is what the receiver last called the appointment, under the coach it then had; `attempts`
-    are those recorded since the last of `replays`.
+    are those recorded since the last of `replays`, `error` is what went wrong in the last of them.
     """
 
     event: Event
@@ -31,6 +31,8 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     replays: int = 0
     outdated: bool = False
+    dead: bool = False
+    error: str | None = None
 
 
 class UnknownEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +140,8 @@ class DeliveryStore:
                 attempts=row["attempts"],
                 replays=row["replays"],
                 outdated=row["outdated"],
+                dead=row["delivery_state"] == "dead",
+                error=row["delivery_error"],
             )
         return found
 

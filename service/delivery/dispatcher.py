@@ -146,6 +146,9 @@ class Dispatcher:
                 "end a delivery", lambda: self._store.end([ref], self._destination.name, _UNHEARD), self._chance
             )
             await stream.finish(entry)
+        elif due.dead:
+            # A crash came between giving it up and burying it; a replay would have made it pending again.
+            await stream.bury(entry, due.attempts, (due.error or "")[:LONGEST_LETTER])
         elif due.must_wait:
             await stream.later(entry, self._a_turn_ms(), entry.attempt)
         elif not self._breaker.admits():

@@ -15,6 +15,7 @@ from service.delivery.destinations import CrmDestination
 from service.delivery.dispatcher import Dispatcher, RetryPolicy
 from service.delivery.recorder import DeliveryRecorder
 from service.errors import OutcomeUnknown, Unavailable
+from service.failpoints import Step
 from service.mocks.server import serving
 from service.outside.breaker import Breaker
 from service.outside.crm import Crm
@@ -110,6 +111,42 @@ async def test_what_can_be_put_off_nowhere_is_not_tried_more_often_than_allowed(
     assert len(recorder.seen) == 3
     (row,) = await bench.deliveries("crm")
     assert (row["state"], row["attempts"]) == ("dead", 3)
+
+
+async def test_what_was_given_up_before_a_crash_is_buried_and_not_told_again(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (422, {"error": "not ours"}))
+
+    async def crash(step: Step) -> None:
+        if step is Step.DELIVERY_RECORDED:
+            raise Unavailable("the worker is gone")
+
+    await bench.book(1)
+    stream = bench.stream("crm", idle_ms=0)
+    async with serving(recorder.app) as crm:
+        for reach in (crash, None):
+            dispatcher = Dispatcher(
+                CrmDestination(Crm(crm, bench.session, 2)),
+                store=bench.services.deliveries,
+                recorder=DeliveryRecorder(bench.services.deliveries, bench.services.chance),
+                breaker=Breaker(),
+                policy=QUICK,
+                metrics=bench.services.metrics,
+                chance=bench.services.chance,
+                reach=reach,
+            )
+            if reach:
+                await dispatcher.take(stream, await stream.read(10, 10))
+            else:
+                assert await bench.left("crm") == (1, 1, 0)
+                (page,) = [page async for page in stream.reclaim()]
+                await dispatcher.take(stream, page)
+            assert await dispatcher.drain(5) == 0
+    assert len(recorder.seen) == 1
+    (row,) = await bench.deliveries("crm")
+    assert (row["state"], row["attempts"]) == ("dead", 1)
+    (letter,) = await bench.dead("crm")
+    assert (letter["attempts"], letter["error"]) == ("1", row["last_error"])
+    assert await bench.left("crm") == (0, 0, 0)
 
 
 async def test_what_follows_a_dead_event_is_still_told(bench: Bench) -> None:
