@@ -20,8 +20,8 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event to be delivered: whether it already was or was given up, and whether it must wait for an earlier one.
 
     `earlier_reference` is what the receiver last called the appointment, under the coach it then had; `attempts`
-    are those recorded since the last of `replays`, `error` is what went wrong in the last of them. A replay is `outdated`
-    where the destination was to hear of something later too.
+    are those recorded since the last of `replays`, `error` is what went wrong in the last of them. A replay is
+    `outdated` where the destination was to hear of something later too.
     """
 
     event: Event
