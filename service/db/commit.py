@@ -152,7 +152,7 @@ class BookingCommitter:
                 await asyncio.sleep(self._chance.uniform(0, 0.01 * 2**attempt))
             except POISONED as problem:
                 if len(bookings) == 1:
-                    _log.warning("booking refused by Postgres", error=f"{type(problem).__name__}: {problem}")
+                    _log.warning("booking refused by Postgres", error=type(problem).__name__)
                     raise InvalidRequest([("body", "holds something that cannot be stored")]) from problem
                 # Nothing of the batch was written. Alone, each tells for itself, and only itself: a row that was
                 # written must not hear of its neighbour's trouble, or its time would be given away.

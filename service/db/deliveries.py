@@ -13,6 +13,7 @@ from service.db.connection import Database
 from service.domain.event import Event, EventRef, EventType
 
 LONGEST_ANSWER = 1024
+MOST_AHEAD = 600
 _TYPES = frozenset(EventType)
 
 
@@ -70,7 +71,8 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
 class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted event of the outside: what it said and where its processing stands.
 
-    It must wait while an earlier one about the same appointment, or the same coach, is not finished.
+    It must wait while so many earlier ones about the same appointment, or the same coach, are `ahead` of it, not
+    finished (at most MOST_AHEAD are counted); `held_up`: one of them is being tried again.
     """
 
     org: int
@@ -82,7 +84,8 @@ class IncomingEvent(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     error: str | None
     replays: int = 0
-    must_wait: bool = False
+    ahead: int = 0
+    held_up: bool = False
 
 
 class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +202,8 @@ def incoming_event(row: Any) -> IncomingEvent:
         attempts=row["attempts"],
         error=row["error"],
         replays=row["replays"],
-        must_wait=row["must_wait"],
+        ahead=row["ahead"],
+        held_up=row["held_up"],
     )
 
 
@@ -224,7 +228,7 @@ class IncomingStore:
 
     async def get(self, org: int, event_id: str) -> IncomingEvent | None:
         """One event of the organization, or None."""
-        row = await self._database.first("get_webhook_event", org, event_id)
+        row = await self._database.first("get_webhook_event", org, event_id, MOST_AHEAD)
         return None if row is None else incoming_event(row)
 
     async def mark(

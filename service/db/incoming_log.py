@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from service.db.connection import Database
-from service.db.deliveries import IncomingEvent, incoming_event
+from service.db.deliveries import MOST_AHEAD, IncomingEvent, incoming_event
 from service.db.idempotency import Complete, complete_within
 from service.db.statements import statement
 
@@ -63,5 +63,5 @@ class IncomingLog:
         async with self._database.transaction() as connection:
             if await connection.fetchrow(statement("replay_webhook_event"), org, event_id) is None:
                 return None
-            row = await connection.fetchrow(statement("get_webhook_event"), org, event_id)
+            row = await connection.fetchrow(statement("get_webhook_event"), org, event_id, MOST_AHEAD)
             return await complete_within(connection, complete, incoming_event(row))

@@ -11,6 +11,7 @@ from typing import Any
 from service.db.connection import open_connection
 
 _LOCK = 0x626F6F6B  # "book"
+_LONGEST_S = 600
 
 
 def migration_files() -> list[tuple[int, str, str]]:
@@ -30,7 +31,8 @@ async def migrate(url: str) -> list[str]:
     applied: list[str] = []
     try:
         await connection.execute("SET statement_timeout = 0; SET lock_timeout = 0")
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK, timeout=60)
+        # Whoever migrates beside us may take as long as a migration may.
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK, timeout=_LONGEST_S + 60)
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations ("
             " number integer CONSTRAINT schema_migrations_pkey PRIMARY KEY,"
@@ -41,7 +43,7 @@ async def migrate(url: str) -> list[str]:
             if number in present:
                 continue
             async with connection.transaction():
-                await connection.execute(sql, timeout=600)
+                await connection.execute(sql, timeout=_LONGEST_S)
                 await connection.execute("INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", number, name)
             applied.append(name)
     finally:

@@ -31,6 +31,8 @@ from service.operations.apply_calendar_event import ApplyCalendarEvent
 AT_ONCE = 16
 _ROOM_WAIT_S = 0.25
 _TRIES_FOR_A_MISSING_EVENT = 5
+# An event takes a few milliseconds, so in the wait for a delivery's turn many have theirs.
+_TURNS_AT_ONCE = 5
 _OVERDUE = timedelta(seconds=60)
 _MOST_OVERDUE = 1000
 
@@ -89,8 +91,8 @@ class Incoming:
         elif event.state == "dead":
             # A crash came between giving it up and burying it.
             await stream.bury(entry, event.attempts, event.error or "")
-        elif event.must_wait:
-            await stream.later(entry, self._a_turn_ms(), entry.attempt)
+        elif event.ahead:
+            await stream.later(entry, self._its_turn_ms(event), entry.attempt)
         else:
             await self._try(stream, entry, event)
 
@@ -154,8 +156,10 @@ class Incoming:
             return
         await stream.bury(entry, entry.attempt, "the event is not in Postgres")
 
-    def _a_turn_ms(self) -> int:
-        return round(self._chance.uniform(0.5, 1.5) * self._policy.turn_ms)
+    def _its_turn_ms(self, event: IncomingEvent) -> int:
+        """About when its turn will come: the longer the line, the more seldom each asks, or nothing else is done."""
+        one_ms = self._policy.turn_ms if event.held_up else self._policy.turn_ms / _TURNS_AT_ONCE
+        return round(self._chance.uniform(0.5, 1.5) * one_ms * event.ahead) + 1
 
 
 class Overdue:

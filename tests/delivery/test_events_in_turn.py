@@ -149,6 +149,24 @@ async def test_a_dead_one_holds_up_nobody_and_its_replay_has_the_turn_of_one_tha
     assert [datetime.fromisoformat(row["start"]) for row in rows] == [day[20], day[8], day[24]]
 
 
+async def test_how_many_are_ahead_and_whether_one_is_tried_again_is_known(bench: Bench, tell: Tell) -> None:
+    period = {"start_time": "2026-12-01T09:00:00Z", "end_time": "2026-12-01T10:00:00Z"}
+    for name in ("first", "second", "third"):
+        await tell(name, "coach.unavailable", coach_id=COACH, **period)
+    await tell("another", "coach.unavailable", coach_id=OTHER, **period)
+    incoming = bench.services.incoming
+
+    async def lines() -> list[tuple[int, bool]]:
+        found = [await incoming.get(bench.org, name) for name in ("first", "second", "third", "another")]
+        return [(event.ahead, event.held_up) for event in found if event is not None]
+
+    assert await lines() == [(0, False), (1, False), (2, False), (0, False)]
+    await incoming.mark(bench.org, "first", "retrying", 1, "later")
+    assert await lines() == [(0, False), (1, True), (2, True), (0, False)]
+    await incoming.mark(bench.org, "first", "processed", 2, None)
+    assert await lines() == [(0, False), (0, False), (1, False), (0, False)]
+
+
 @pytest.mark.parametrize(
     ("event_type", "body", "concerns"),
     [

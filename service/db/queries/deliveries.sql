@@ -91,15 +91,22 @@ ON CONFLICT DO NOTHING
 RETURNING event_id;
 
 -- name: get_webhook_event
--- One event, and whether an earlier one about the same appointment or coach is still to be worked on.
+-- One event; how many earlier ones about the same appointment or coach are still to be worked on, as far as $3, and
+-- whether one of them is being tried again.
 SELECT
     e.org_id, e.event_id, e.event_type, e.body, e.correlation_id, e.state, e.attempts, e.error, e.replays,
-    EXISTS (
-        SELECT 1 FROM webhook_events AS p
+    b.ahead, b.held_up
+FROM webhook_events AS e
+CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS ahead, coalesce(bool_or(f.state = 'retrying'), false) AS held_up
+    FROM (
+        SELECT p.state FROM webhook_events AS p
         WHERE p.org_id = e.org_id AND p.concerns = e.concerns AND p.arrival < e.arrival
             AND p.state IN ('received', 'retrying')
-    ) AS must_wait
-FROM webhook_events AS e
+        ORDER BY p.arrival
+        LIMIT $3
+    ) AS f
+) AS b
 WHERE e.org_id = $1 AND e.event_id = $2;
 
 -- name: mark_webhook_event
@@ -109,10 +116,10 @@ SET state = $3, attempts = $4, error = $5, processed_at = CASE WHEN $3 = 'proces
 WHERE org_id = $1 AND event_id = $2 AND state <> 'processed' AND replays = $6;
 
 -- name: unfinished_webhook_events
--- Events accepted but not finished for a while, oldest first: their stream entry may have been lost.
+-- Events accepted but not finished for a while, in their order: their stream entry may have been lost.
 SELECT org_id, event_id FROM webhook_events
 WHERE org_id = $1 AND state IN ('received', 'retrying') AND received_at < $2
-ORDER BY received_at
+ORDER BY arrival NULLS FIRST
 LIMIT $3;
 
 -- name: coaches_to_sync
