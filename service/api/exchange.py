@@ -8,6 +8,7 @@ answer, which here is never streamed, is sent in one piece.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -89,8 +90,18 @@ class Exchange(Http):
         self._last = self._alike = self.handler = self.said = None
         mine: Any = self  # Sanic types little of itself
         base: Any = super()
-        if mine.recv_buffer.startswith(b"\r\n"):
-            del mine.recv_buffer[:2]  # some clients end a body so (RFC 9112, 2.2)
+        buffer: bytearray = mine.recv_buffer
+        while bytes(buffer[:2]) in (b"\r\n", b"\r"):
+            if len(buffer) > 1:
+                del buffer[:2]  # some clients end a body so (RFC 9112, 2.2)
+            if bytes(buffer[:2]) in (b"", b"\r"):
+                self.stage = Stage.IDLE  # no request has begun
+                try:
+                    await mine.protocol.receive_more()
+                except asyncio.CancelledError:
+                    self.create_empty_request()  # Sanic wants to say of which request the connection was lost
+                    raise
+                self.stage = Stage.REQUEST
         await base.http1_request_header()
         mine.protocol.head_is_read()
         request: Any = self.request

@@ -16,14 +16,18 @@ PLAIN_HEAD = re.compile(
     rb"(?P<method>GET|POST|PUT|PATCH|DELETE) (?P<path>/[!-~]*) HTTP/1\.1(?P<headers>" + _HEADERS + rb")\r\n\r\n"
 )
 _HEAD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/1\.[01]" + _HEADERS)
+# Sanic takes blanks of other scripts off a value, which nobody else does.
+_FOREIGN = re.compile(
+    rb"\r\n(?:content-length|transfer-encoding|connection|host|expect):[^\r]*[\x80-\xff]", re.IGNORECASE
+)
 _LENGTH = re.compile(r"[0-9]+[ \t]*")
 _LONGEST_CHUNK_LINE = 64
-_CHUNK = re.compile(rb"\r\n[0-9A-Fa-f]{1,8}(?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
+_CHUNK = re.compile(rb"\r\n0*[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 
 
 def is_well_formed(head: bytes) -> bool:
     """Whether a head, without the empty line after it, is written as it must be."""
-    return _HEAD.fullmatch(head) is not None
+    return _HEAD.fullmatch(head) is not None and (head.isascii() or _FOREIGN.search(head) is None)
 
 
 def is_length(text: str) -> bool:

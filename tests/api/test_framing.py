@@ -52,6 +52,8 @@ async def all_said(talk: Talk) -> bytes:
         POST + b"X-A: b\rContent-Length: %d\r\n\r\n" % len(ALIVE),
         POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
         POST + "Content-Length: \N{FULLWIDTH DIGIT FIVE}\r\n\r\nhello".encode(),
+        POST + b"Transfer-Encoding: \xc2\xa0chunked\r\n\r\n0\r\n\r\n",
+        POST + "Content-Length: \N{NO-BREAK SPACE}5\r\n\r\nhello".encode(),
         POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}XX0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 70,
@@ -114,6 +116,25 @@ async def test_an_empty_line_before_a_request_is_none(door: Door) -> None:
     assert (await talk.say(b"\r\n", ALIVE).hear()).status == 200
     assert (await talk.say(POST, b"Content-Length: 2\r\n\r\n{}\r\n", ALIVE).hear()).status == 401
     assert (await talk.hear()).status == 200
+    assert (await talk.say(POST, b"Content-Length: 2\r\n\r\n{}\r").hear()).status == 401
+    await asyncio.sleep(0.02)
+    assert (await talk.say(b"\n", ALIVE).hear()).status == 200
+
+
+async def test_an_empty_line_after_a_request_begins_none(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "GRACEFUL_S", PATIENT_S)
+    async with open_door(services, REQUEST_TIMEOUT=IN_PROCESS_S) as door:
+        talk = await door.talk()
+        assert (await talk.say(POST, b"Content-Length: 2\r\n\r\n{}\r\n").hear()).status == 401
+        await asyncio.sleep(3 * IN_PROCESS_S)
+        assert talk.silent, "no time for a request has run out"
+        assert (await talk.say(ALIVE, b"\r\n").hear()).status == 200
+        door.stop.set()
+        assert await talk.ended()
+        await asyncio.wait_for(asyncio.shield(door.serving), 60)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -148,7 +169,7 @@ async def test_chunks_are_read_as_they_come_after_a_continue_too(door: Door) -> 
     talk.say(KEYED[:-2].replace(b"GET /api/coaches", b"POST /api/contacts"), b"\r\nContent-Type: application/json\r\n")
     talk.say(b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n")
     assert (await talk._reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
-    for piece in (b"A;note=x\r", b'\n{"email":"', b"\r\n0", b'f\r\na@example.com"}', b"\r\n0\r\n\r", b"\n"):
+    for piece in (b"00A ;note=x\r", b'\n{"email":"', b"\r\n0", b'f\r\na@example.com"}', b"\r\n0\r\n\r", b"\n"):
         talk.say(piece)
         await asyncio.sleep(0.01)
     head = await talk._reader.readuntil(b"\r\n\r\n")
