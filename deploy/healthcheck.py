@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from http.client import HTTPException
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
+
+# A proxy that the environment names is for the world outside.
+_DIRECTLY = build_opener(ProxyHandler({}))
 
 
 def answers(url: str) -> bool:
     """Whether `url` answers 200 within 3 seconds; a refused, hung or garbled answer is a no."""
     try:
-        with urlopen(url, timeout=3) as response:  # noqa: S310 - the address is the image's own
+        with _DIRECTLY.open(url, timeout=3) as response:
             return response.status == 200
     except (OSError, HTTPException):
         return False

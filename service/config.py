@@ -71,11 +71,19 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if urlsplit(text).scheme not in schemes:
+        text = text.strip()
+        parts = urlsplit(text)
+        if parts.scheme not in schemes or (parts.scheme.startswith("http") and not parts.hostname):
             raise ValueError(parse.__doc__)
+        if "," not in parts.netloc:  # Postgres may be at several addresses
+            _ = parts.port  # none where a password's # or / ends the address: ValueError
         return text.rstrip("/")
 
-    parse.__doc__ = "must be a URL beginning with " + " or ".join(f"{s}://" for s in schemes)
+    parse.__doc__ = (
+        "must be a URL beginning with "
+        + " or ".join(f"{s}://" for s in schemes)
+        + ", what is special in its password written as %XX"
+    )
     return parse
 
 
@@ -84,6 +92,14 @@ def _text(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty")
     return text
+
+
+def _folder(text: str) -> Path:
+    """must be a folder"""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # of somebody nobody knows
+        raise ValueError(_folder.__doc__) from None
 
 
 def _mailbox(text: str) -> str:
@@ -113,7 +129,9 @@ class Settings:
     crm_port: int = _setting("CRM_PORT", 3002, _PORT, "TCP port", "Where the mock CRM listens.")
     auth_port: int = _setting("AUTH_PORT", 3003, _PORT, "TCP port", "Where the mock auth service listens.")
     host: str = _setting("HOST", "127.0.0.1", _text, "address", "The address the API binds to, and mocks of their own.")
-    data_dir: Path = _setting("DATA_DIR", Path(".data"), Path, "folder", "Where the embedded servers keep their data.")
+    data_dir: Path = _setting(
+        "DATA_DIR", Path(".data"), _folder, "folder", "Where the embedded servers keep their data."
+    )
     workers: int = _setting("WORKERS", 2, _integer(1, 64), "processes", "How many API processes share the port.")
     database_url: str | None = _setting(
         "DATABASE_URL", None, _url("postgres", "postgresql"), "URL", "A Postgres to use instead of the embedded one."

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ CALENDARS_WITHIN_S = 8.0
 BACKLOG = 4096
 _LOOK_S = 0.05
 _CANCELLED_WITHIN_S = 3.0
+_FREED_WITHIN_S = 3.0
 
 
 def up(settings: Settings) -> None:
@@ -46,6 +48,7 @@ def up(settings: Settings) -> None:
     with DataDirLock(settings.data_dir), contextlib.ExitStack() as stack:
         data_dir = settings.data_dir.resolve()
         listening = stack.enter_context(contextlib.closing(listen(settings)))
+        check_ports(settings)
         metrics_dir = data_dir / "metrics"
         empty_multiprocess_folder(metrics_dir)
         stack.callback(RunFile.remove, data_dir)
@@ -75,7 +78,7 @@ def up(settings: Settings) -> None:
             loopback = {**environment, "HOST": "127.0.0.1"}  # where their URLs lead
             mocks = [Child(f"mock-{name}", command("mock", name), loopback) for name in mocked]
             supervisor.start(*mocks)
-            supervisor.call(lambda: look_at_calendars(settings, environment))
+            supervisor.call(lambda: look_at_calendars(settings, environment, metrics_dir))
             supervisor.start(Child("worker", command("worker"), environment))
             supervisor.start(*api_children(settings, listening, environment))
             if not supervisor.run(until=lambda: is_ready(settings, mocked.values()), timeout_s=READY_WITHIN_S):
@@ -143,7 +146,7 @@ async def prepare(settings: Settings) -> None:
         await database.close()
 
 
-def look_at_calendars(settings: Settings, environment: Mapping[str, str]) -> None:
+def look_at_calendars(settings: Settings, environment: Mapping[str, str], metrics_dir: Path) -> None:
     """Fetch the external calendars before the first request, so that it already sees them; for some seconds at most.
 
     In a process of its own, so that a stop signal need not wait for it. A calendar that is away or slow holds
@@ -160,6 +163,39 @@ def look_at_calendars(settings: Settings, environment: Mapping[str, str]) -> Non
             say("the external calendars take long; going on without them")
         finally:
             process.kill()
+            process.wait()
+            forget_process(process.pid, metrics_dir)
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise ConfigurationError where a port that is to be listened on is another's, or taken.
+
+    Whoever has it would be taken for one of ours: told of appointments, asked about keys.
+    """
+    _, mocked = with_mocks(settings)
+    wanted = {"PORT": settings.port, **{f"{name.upper()}_PORT": port for name, port in mocked.items()}}
+    if settings.metrics_port:
+        wanted["METRICS_PORT"] = settings.metrics_port
+    names = dict[int, str]()
+    for name, port in wanted.items():
+        if port in names:
+            raise ConfigurationError(f"{name}: {port} is {names[port]} too")
+        names[port] = name
+        if name == "PORT":
+            continue  # it is listened on already
+        _wait_for_port(name, settings.host if name == "METRICS_PORT" else "127.0.0.1", port)
+
+
+def _wait_for_port(name: str, host: str, port: int) -> None:
+    """Wait a moment for a port: processes of a start that was killed may just be ending."""
+    until = time.monotonic() + _FREED_WITHIN_S
+    while True:
+        try:
+            return socket.create_server((host, port)).close()
+        except OSError as problem:
+            if time.monotonic() > until:
+                raise ConfigurationError(f"{name}: cannot listen on {host}:{port}: {problem.strerror}") from None
+            time.sleep(_LOOK_S)
 
 
 def listen(settings: Settings) -> socket.socket:

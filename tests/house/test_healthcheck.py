@@ -42,6 +42,14 @@ def test_only_a_200_is_healthy(root: Path, address: str, path: str, code: int) -
     assert (done.returncode, done.stderr) == (code, b"")
 
 
+def test_a_proxy_of_the_environment_is_not_asked(root: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert check(root, address + "/ready").returncode == 0
+
+
 def test_nobody_listening_is_not_healthy_and_no_crash(root: Path) -> None:
     done = check(root, "http://127.0.0.1:1/ready")
     assert (done.returncode, done.stderr) == (1, b"")
