@@ -217,7 +217,7 @@ class Settings:
     )
     max_requests_in_flight: int = _setting(
         "MAX_REQUESTS_IN_FLIGHT",
-        1_000,
+        3_000,
         _integer(1, 1_000_000),
         "requests",
         "How many requests an API process answers at a time; more are refused with 503.",
