@@ -1,7 +1,8 @@
 """Who a key belongs to: our own table first, then the auth service, both remembered.
 
 The auth service limits how often it is asked and may be away: what it said of a key is stored, so its outage
-refuses only keys it was never asked about. Keys are remembered by their hash and never logged.
+refuses only keys it was never asked about. What it says counts also while Postgres takes no writes. Keys are
+remembered by their hash and never logged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from service.claims.messages import Rate
 from service.clock import Clock
 from service.db.keys import KeyRecord, KeyStore, hash_of
 from service.db.rosters import RosterStore
-from service.errors import NotAuthenticated, Unavailable
+from service.errors import NotAuthenticated, OutcomeUnknown, Unavailable
+from service.logs import get_logger
 from service.operations.caller import Caller
 
 KNOWN_FOR = timedelta(seconds=30)
@@ -28,6 +30,8 @@ MOST_KEPT = 20_000
 FREE_FAILURES = 10
 LONGEST_DELAY_S = 1.0
 FAILURES_FORGOTTEN_S = 60.0
+
+_log = get_logger("operations.authenticate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +145,27 @@ class Authenticate:
             if record is not None:
                 return record
             raise
-        if permit is None:
+        return await self._keep(key, record, permit)
+
+    async def _keep(self, key: str, record: KeyRecord | None, permit: Permit | None) -> KeyRecord | None:
+        """Write down what the auth service says of a key, and what is known of it then.
+
+        Raises Unavailable when a key that was never seen cannot be written.
+        """
+        try:
+            if permit is not None:
+                return await self._store(key, permit)
             if record is not None:
                 await self._keys.revoke(key)
-            return None
-        return await self._store(key, permit)
+        except (Unavailable, OutcomeUnknown) as problem:
+            # It counts all the same; it is asked for again when this process has forgotten it.
+            _log.warning("key not kept", error=problem.message)
+            if permit is None:
+                return None
+            if record is None:
+                raise Unavailable("a new key could not be written") from problem
+            return msgspec.structs.replace(record, scopes=permit.scopes, rate_limit=permit.rate_limit, revoked=False)
+        return None
 
     async def _store(self, key: str, permit: Permit) -> KeyRecord | None:
         org = await self._rosters.organization(self._default_organization)
