@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import aiohttp
 import msgspec
+from msgspec import Meta
 
 from service.errors import Unavailable
 from service.outside.http import attempt
@@ -25,7 +28,7 @@ class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _RateLimit(msgspec.Struct, frozen=True):
-    limit: int | None = None
+    limit: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True):
