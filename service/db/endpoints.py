@@ -20,6 +20,8 @@ from service.db.statements import statement
 from service.domain.event import EventRef, EventType
 from service.errors import NotFound
 
+MOST_SECRETS = 5
+
 
 class EndpointState(StrEnum):
     """active: it is called. paused, disabled: its events wait, because of a person or its failures, or a 410."""
@@ -171,13 +173,14 @@ class EndpointStore:
         *,
         complete: Complete[EndpointRecord] | None = None,
     ) -> EndpointRecord:
-        """A new secret; the one before signs beside it for `overlap`. Raises NotFound."""
+        """A new secret; the ones before, of which few are kept, sign beside it for `overlap`. Raises NotFound."""
         one = (org, endpoint_id)
         async with self._database.transaction() as connection:
             if await connection.fetchrow(statement("lock_endpoint"), *one) is None:
                 raise _nobody(endpoint_id)
             await connection.execute(statement("retire_endpoint_secrets"), *one, overlap)
             await connection.execute(statement("add_endpoint_secret"), *one, secret_id, secret)
+            await connection.execute(statement("forget_endpoint_secrets"), *one, MOST_SECRETS)
             rotated = _record(await connection.fetchrow(statement("list_endpoints"), org, None, endpoint_id, 1))
             return await complete_within(connection, complete, rotated)
 

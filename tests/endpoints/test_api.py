@@ -11,7 +11,9 @@ from uuid import UUID, uuid4
 from structlog.testing import capture_logs
 
 from service.app import Services
+from service.db.endpoints import MOST_SECRETS, EndpointStore
 from service.domain.event import EventType
+from service.domain.signed_message import secret_text
 from service.operations.manage_endpoints import MOST_ENDPOINTS
 from tests.api.client import Client, assert_problem
 from tests.api_people.asking import changed, made, pages, refused, seen
@@ -60,6 +62,25 @@ async def test_the_secret_is_shown_once(api: Client, services: Services, org: in
     assert any(line["event"] == "endpoint registered" for line in logs)
     assert [other.status for other in others] == [200] * 4
     assert set(others[1].json) == SHAPE
+
+
+async def test_however_often_a_secret_is_made_only_the_newest_are_kept(
+    api: Client, services: Services, org: int
+) -> None:
+    one, other = [await registered(api) for _ in range(2)]
+    made_of = [one["secret"]]
+    for _ in range(MOST_SECRETS + 2):
+        answer = await api("POST", f"{PATH}/{one['endpoint_id']}/rotate-secret")
+        made_of.append(answer.json["secret"])
+    kept: dict[str, set[str]] = {}
+    async with services.database.writing() as connection:
+        for row in await connection.fetch("SELECT endpoint_id, secret FROM webhook_secrets WHERE org_id = $1", org):
+            kept.setdefault(str(row["endpoint_id"]), set()).add(secret_text(row["secret"]))
+    assert kept == {one["endpoint_id"]: set(made_of[-MOST_SECRETS:]), other["endpoint_id"]: {other["secret"]}}
+    callee = (await EndpointStore(services.database).callees([(org, UUID(one["endpoint_id"]))]))[
+        UUID(one["endpoint_id"])
+    ]
+    assert [secret_text(secret) for secret in callee.keys.secrets] == made_of[: -MOST_SECRETS - 1 : -1]
 
 
 async def test_a_list_has_every_endpoint_once_in_the_order_they_were_registered(api: Client) -> None:

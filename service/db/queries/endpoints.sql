@@ -27,6 +27,16 @@ WITH gone AS (
 UPDATE webhook_secrets SET signs_until = now() + $3::interval
 WHERE org_id = $1 AND endpoint_id = $2 AND signs_until IS NULL;
 
+-- name: forget_endpoint_secrets
+-- Only the newest secrets are kept, however often one is made: $3, in the order of `endpoints_to_call`.
+DELETE FROM webhook_secrets
+WHERE org_id = $1 AND endpoint_id = $2 AND secret_id NOT IN (
+    SELECT secret_id FROM webhook_secrets
+    WHERE org_id = $1 AND endpoint_id = $2
+    ORDER BY signs_until DESC NULLS FIRST, secret_id DESC
+    LIMIT $3
+);
+
 -- name: list_endpoints
 -- Endpoints of an organization by id, behind $2; all of them when $3 is null, else that one.
 SELECT
