@@ -75,6 +75,7 @@ class AppointmentRoutes:
                 scope="read",
                 tag="appointments",
                 answer=AppointmentShape,
+                if_none_match=True,
                 errors=(404,),
             ),
             self._replacement("PATCH", one, "change_appointment"),

@@ -66,6 +66,7 @@ class AvailabilityRoutes:
                     ("group_by", "`coach` (default) or `start`"),
                     ("include", "`coaches`: with group_by=start the ids of who is free"),
                 ),
+                if_none_match=True,
                 errors=(404,),
             )
         ]

@@ -73,10 +73,11 @@ class CoachScheduleRoutes:
                 answer=CoachDayShape,
                 counts_itself=True,
                 parameters=(
-                    ("date", "required: YYYY-MM-DD in the coach's zone"),
+                    ("date", "YYYY-MM-DD in the coach's zone"),
                     ("calendar_id", "the slots of this calendar; without: the default duration and interval"),
                     ("timezone", "IANA zone of the times in the answer, default UTC"),
                 ),
+                required=("date",),
                 errors=(404,),
             ),
         ]

@@ -128,7 +128,8 @@ class Route:
     `idempotency`: "optional" for a write whose answer is kept under the key it may have, by the edge unless it
     `replays_itself`; "required" for messages that have an identity of their own. `shown_once`: fields of the answer
     that are left out of what is kept, and so of replays. `always_answered`: also when there is no room for more
-    requests, because operators look then.
+    requests, because operators look then. `required`: those of `parameters` that must be given. `if_none_match`: who
+    has what would be answered is told so.
     """
 
     method: str
@@ -142,6 +143,7 @@ class Route:
     decoder: msgspec.json.Decoder[Any] | None = None
     body_required: bool = False
     parameters: tuple[tuple[str, str], ...] = ()
+    required: tuple[str, ...] = ()
     answer: type | None = None
     status: int = 200
     idempotency: str | None = None
@@ -149,6 +151,7 @@ class Route:
     shown_once: tuple[str, ...] = ("secret",)
     counts_itself: bool = False
     if_match: bool = False
+    if_none_match: bool = False
     signed: bool = False
     always_answered: bool = False
     errors: tuple[int, ...] = ()

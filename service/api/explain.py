@@ -57,12 +57,13 @@ class ExplainRoutes:
                 answer=ExplanationShape,
                 counts_itself=True,
                 parameters=(
-                    ("calendar_id", "required: the calendar whose coaches are asked about"),
-                    ("start_time", "required: the start"),
+                    ("calendar_id", "the calendar whose coaches are asked about"),
+                    ("start_time", "the start"),
                     ("end_time", "default the calendar's duration later; others where it allows them"),
                     ("coach_id", "only this coach of the calendar"),
                     ("timezone", "IANA zone of the times in the answer, default UTC"),
                 ),
+                required=("calendar_id", "start_time"),
                 errors=(404,),
             )
         ]

@@ -68,7 +68,13 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         for name in _PLACE.findall(route.path)
     ]
     parameters += [
-        {"name": name, "in": "query", "required": False, "description": about, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in route.required,
+            "description": about,
+            "schema": {"type": "string"},
+        }
         for name, about in route.parameters
     ]
     if route.idempotency is not None:
@@ -83,15 +89,9 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
             }
         )
     if route.if_match:
-        parameters.append(
-            {
-                "name": "If-Match",
-                "in": "header",
-                "required": False,
-                "description": "the ETag the change is made from; at another version: 412",
-                "schema": {"type": "string"},
-            }
-        )
+        parameters.append(_condition("If-Match", "the ETag the change is made from; at another version: 412"))
+    if route.if_none_match:
+        parameters.append(_condition("If-None-Match", "ETags of answers one has; of what would be answered: 304"))
     if route.signed:
         parameters += [
             {"name": name, "in": "header", "required": True, "description": about, "schema": {"type": "string"}}
@@ -134,7 +134,7 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         statuses |= {400, 401, 500, 503}
     if route.method != "GET":
         statuses |= {413, 415}
-    if route.method == "GET" and route.scope is not None:
+    if route.if_none_match:
         responses["304"] = {"description": "Not Modified"}
     shown = {} if route.answer is None else {"content": {"application/json": {"schema": schemas[route.answer]}}}
     for status in sorted(statuses):
@@ -144,6 +144,10 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         else:
             responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
     return responses
+
+
+def _condition(name: str, about: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": about, "schema": {"type": "string"}}
 
 
 def _takes_a_key(route: Route) -> bool:

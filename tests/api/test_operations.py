@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from service.assemble_api import build_api
 from service.config import Settings
 from service.outside.http import open_session
 from service.up import is_ready
-from tests.api.client import Client, all_at_once, booking
+from tests.api.client import Client, all_at_once, assert_problem, booking
 from tests.api.stack import Stack
 from tests.servers import eventually, free_port
 
@@ -184,6 +185,34 @@ async def test_the_document_lists_exactly_what_there_is(api: Client, services: S
         for operation in item.values():
             places = {found["name"] for found in operation["parameters"] if found["in"] == "path"}
             assert places == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+
+
+async def test_the_document_says_what_must_be_given_and_who_answers_304(api: Client) -> None:
+    """What it calls optional can be left out, what it calls required cannot, and 304 is where there is an `ETag`."""
+    document = (await api.with_key(None)("GET", "/openapi.json")).json
+    made = await api.book(booking((await api.starts())[40]))
+    required = {"calendar_id": "cal-1", "start_time": "2030-01-01T10:00:00Z", "date": "2030-01-01"}
+    given = {"appointment_id": made.json["appointment_id"], "coach_id": "coach-1", "calendar_id": "cal-1"}
+    tagged: set[str] = set()
+    for path, item in document["paths"].items():
+        if "get" not in item or "security" not in item["get"]:
+            continue
+        target, parameters, responses = path, item["get"]["parameters"], item["get"]["responses"]
+        for name in {one["name"] for one in parameters if one["in"] == "path"}:
+            target = target.replace(f"{{{name}}}", str(given.get(name, uuid.uuid4())))
+        needed = [one["name"] for one in parameters if one["in"] == "query" and one["required"]]
+        answer = await api("GET", target + "?" + "&".join(f"{name}={required[name]}" for name in needed))
+        assert answer.status in (200, 404), (path, answer.raw)
+        for left_out in needed:
+            rest = "&".join(f"{name}={required[name]}" for name in needed if name != left_out)
+            assert_problem(await api("GET", f"{target}?{rest}"), 400, "VALIDATION_ERROR")
+        assert ("304" in responses) == ("ETag" in answer.headers), path
+        assert ("304" in responses) == any(one["name"] == "If-None-Match" for one in parameters), path
+        if "304" in responses:
+            tagged.add(path)
+            known = {"If-None-Match": answer.headers["ETag"]}
+            assert (await api("GET", target, headers=known)).status == 304, path
+    assert tagged == {"/api/availability", "/api/appointments/{appointment_id}"}
 
 
 async def test_the_documents_schemas_are_schemas_and_every_reference_leads_somewhere(api: Client) -> None:

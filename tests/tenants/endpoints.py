@@ -54,14 +54,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One operation of the document; `query` with what it says of each parameter, `body` the properties of its JSON."""
+    """One operation of the document; `query`: whether a parameter must be given, `body`: the properties of its JSON."""
 
     method: str
     path: str
     operation_id: str
     scope: str | None
     places: tuple[str, ...]
-    query: Mapping[str, str]
+    query: Mapping[str, bool]
     body: Mapping[str, Any]
     required: frozenset[str]
     idempotency: str | None
@@ -79,8 +79,7 @@ class Endpoint:
         path = self.path
         for name in self.places:
             path = path.replace(f"{{{name}}}", quote(given.get(name) or self._own(asker, name), safe=""))
-        required = {name for name, about in self.query.items() if about.startswith("required")}
-        filled = {name: self._value(asker, name) for name in sorted(required)}
+        filled = {name: self._value(asker, name) for name, required in sorted(self.query.items()) if required}
         return Request(self.method, path, {**filled, **(query or {})}, self._body(asker, body or {}))
 
     def with_places_of(self, other: Tenant, asker: Tenant) -> Iterator[Request]:
@@ -170,7 +169,7 @@ def _endpoint(document: Mapping[str, Any], method: str, path: str, operation: Ma
         operation_id=operation["operationId"],
         scope=operation.get("x-required-scope"),
         places=tuple(p["name"] for p in parameters["path"]),
-        query={p["name"]: p["description"] for p in parameters["query"]},
+        query={p["name"]: p["required"] for p in parameters["query"]},
         body=schema.get("properties", {}),
         required=frozenset(schema.get("required", ())),
         idempotency=next((p["name"] for p in parameters["header"] if p["name"].endswith("Idempotency-Key")), None),
