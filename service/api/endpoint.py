@@ -334,10 +334,8 @@ class Edge:
         org = call.who.org
         if reply is None or self._gate.behind:
             return await self._rosters.current(org), None
-        roster = await self._rosters.get(org)
-        if reply.outcome is ClaimOutcome.UNKNOWN_ORG or reply.first != roster.version:
-            roster = await self._rosters.refresh(org, roster)
-        return roster, reply.second
+        version = None if reply.outcome is ClaimOutcome.UNKNOWN_ORG else reply.first
+        return await self._rosters.of_version(org, version), reply.second
 
     async def _count_failure(self, call: Call, problem: Problem) -> Problem:
         """A refused request counts too: over the limit it is answered 429 instead of with its own failure."""

@@ -48,12 +48,22 @@ class Rosters:
 
         For who would refuse by a roster, or look at nothing else. Raises Unavailable when it must be read and cannot.
         """
-        kept = await self.get(org)
+        await self.get(org)
         try:
             version = await self._grid.has_roster(org)
         except Unavailable:
             version = await self._store.version(org)
-        return kept if version == kept.version else await self.refresh(org, kept)
+        return await self.of_version(org, version)
+
+    async def of_version(self, org: int, version: int | None) -> Roster:
+        """The roster of that version, seen beside the grid, or a newer one; None: there is none beside the grid."""
+        kept = await self.get(org)
+        if kept.version != version:
+            kept = await self.refresh(org, kept)
+            # A refresh under way may have read the roster before that version was committed, and is what we are given.
+            if version is not None and kept.version < version:
+                kept = await self.refresh(org, kept)
+        return kept
 
     async def refresh(self, org: int, seen: Roster | None) -> Roster:
         """The roster read again and published, unless somebody else just did after `seen` was looked at."""
