@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from service.db.appointments import AppointmentStore
 from service.db.rosters import RosterStore
 from service.domain.assignment import Candidate, Strategy, choose, unpack_considered
-from service.domain.calendar import Calendar, Coach, Roster
+from service.domain.calendar import Calendar, Roster
 from service.domain.grid import day_start
 from service.domain.schedule import WeeklySchedule
+
+# So many appointments are worked through at a time: a few milliseconds in which nobody else is served.
+AT_A_TIME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +54,19 @@ class ShowDistribution:
         for column, _, appointments in await self._appointments.counted(roster.org, first_day, last_day, number):
             counts[column] = counts.get(column, 0) + appointments
         considered = await self._appointments.considered(roster.org, first_day, last_day, number)
-        earned = _earned(roster, considered)
+        earned = await _earned(roster, considered)
         schedules = await self._rosters.schedules(roster, None, first_day, last_day)
         # Of what was earned by those who are shown: others may have left the team since.
         whole = sum(earned.get(coach.column, 0) for coach in coaches)
         total = sum(counts.get(coach.column, 0) for coach in coaches)
-        utilizations = [
-            _utilization(coach, counts.get(coach.column, 0), schedules.get(coach.column), first_day, last_day)
-            for coach in coaches
-        ]
+        dates = [day_start(day).date() for day in range(first_day, last_day)]
+        weekdays = Counter(one.weekday() for one in dates)
+        utilizations: list[float] = []
+        for coach in coaches:
+            schedule = schedules.get(coach.column)
+            working = 0 if schedule is None else _working_days(schedule, dates[0], dates[-1], weekdays)
+            capacity = coach.max_daily_appointments * working
+            utilizations.append(counts.get(coach.column, 0) / capacity if capacity else 0.0)
         rows = [
             {
                 "coach_id": coach.coach_id,
@@ -73,23 +83,26 @@ class ShowDistribution:
         return Distribution(rows, _fairness(utilizations), _jain(utilizations), total)
 
 
-def _utilization(
-    coach: Coach, appointments: int, schedule: WeeklySchedule | None, first_day: int, last_day: int
-) -> float:
-    dates = [day_start(day).date() for day in range(first_day, last_day)]
-    working = 0 if schedule is None else sum(bool(schedule.windows_on(date)) for date in dates)
-    capacity = coach.max_daily_appointments * working
-    return appointments / capacity if capacity else 0.0
+def _working_days(schedule: WeeklySchedule, first: date, last: date, weekdays: Mapping[int, int]) -> int:
+    """On how many dates from `first` to `last`, so many of each weekday, the coach has hours."""
+    weekly = schedule.weekly
+    working = sum(count for weekday, count in weekdays.items() if weekly[weekday])
+    for day, windows in schedule.overrides.items():
+        if first <= day <= last:
+            working += bool(windows) - bool(weekly[day.weekday()])
+    return working
 
 
-def _earned(roster: Roster, considered: Sequence[tuple[str, bytes]]) -> dict[int, int]:
+async def _earned(roster: Roster, considered: Sequence[tuple[str, bytes]]) -> dict[int, int]:
     """What each coach earned by score on the appointments it could have taken, in millionths of an appointment.
 
     A balanced booking recorded it; of the others only who was free is on record, so their shares are worked out
     from the scores of today.
     """
     earned: dict[int, int] = {}
-    for strategy, packed in considered:
+    for number, (strategy, packed) in enumerate(considered, 1):
+        if number % AT_A_TIME == 0:
+            await asyncio.sleep(0)
         free = unpack_considered(packed)
         if strategy != Strategy.BALANCED:
             scores = ((c.column, roster.coach_by_column[c.column].score) for c in free)

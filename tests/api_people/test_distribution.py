@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from unittest.mock import AsyncMock, patch
+
+import pytest
 
 from service.app import Services
+from service.db.appointments import AppointmentStore
+from service.domain.assignment import Candidate, Strategy, choose
 from service.operations.local_rates import RateSeen
+from service.operations.show_distribution import ShowDistribution
 from tests.api.client import Client
-from tests.api_people.asking import changed, seen
+from tests.api_people.asking import changed, seen, weekday
 from tests.wishes import caller, free_starts, wish
 
 
@@ -25,3 +32,45 @@ async def test_what_a_coach_earned_who_has_left_is_nobodys_share(services: Servi
     found = await seen(api, path)
     (left,) = found["distribution"]
     assert (left["coach_id"], left["share"], left["expected_share"]) == ("coach-1", 1.0, 1.0)
+
+
+async def test_many_appointments_hold_nobody_up(services: Services, org: int) -> None:
+    free = choose(Strategy.BALANCED, [Candidate(column, 500_000, 0) for column in range(6)]).packed()
+    appointments, turns, done = AsyncMock(spec=AppointmentStore), 0, asyncio.Event()
+    appointments.counted.return_value = []
+    appointments.considered.return_value = [("balanced", free), ("score", free)] * 5_000
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    roster = await services.rosters.get(org)
+    show = ShowDistribution(appointments, services.roster_store)
+    with patch.object(services.roster_store, "schedules", return_value={}):
+        others = asyncio.ensure_future(somebody_else())
+        found = await show(roster, None, 20_000, 20_007)
+        done.set()
+    await others
+    assert sum(row["expected_share"] for row in found.rows) == pytest.approx(1.0, abs=0.001)
+    assert turns > 10_000 / 1_000
+
+
+async def test_dates_with_hours_of_their_own_count_as_they_are(services: Services, org: int, api: Client) -> None:
+    start = (await free_starts(services, org))[30]
+    await services.book(wish(start, coach_id="coach-1"), caller(org), RateSeen())
+    monday = weekday(0)
+    day = {"start": "09:00", "end": "12:00"}
+    path = f"/api/coaches/distribution?from={monday - timedelta(days=14)}&to={monday + timedelta(days=14)}"
+
+    async def utilization(*closed: int, opened: tuple[int, ...] = ()) -> float:
+        dates = [(monday + timedelta(days=one), []) for one in closed]
+        dates += [(monday + timedelta(days=one), [day]) for one in opened]
+        overrides = [{"date": str(one), "windows": windows} for one, windows in dates]
+        await changed(api, "/api/coaches/coach-1/schedule", "PUT", weekly={"monday": [day]}, overrides=overrides)
+        return (await seen(api, path))["distribution"][0]["utilization"]
+
+    assert await utilization() == 1 / (10 * 4)
+    assert await utilization(0, 1, 14, -15) == round(1 / (10 * 3), 4), "one of four Mondays closed"
+    assert await utilization(-14, opened=(1, 13, 14, 0)) == 1 / (10 * 5), "one Monday closed, two other days open"
