@@ -77,10 +77,11 @@ LEFT JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointmen
 WHERE a.org_id = $1 AND a.appointment_id = $2;
 
 -- name: distribution
--- Appointments of each coach of an organization by the local date they count on.
+-- Appointments of each coach of an organization by the local date they count on; the index knows starts, not dates.
 SELECT coach_no, local_day, count(*)::integer AS appointments
 FROM appointments
 WHERE org_id = $1 AND local_day >= $2 AND local_day < $3
+    AND starts_at >= $2::date - interval '2 days' AND starts_at < $3::date + interval '2 days'
     AND status IN ('scheduled', 'completed', 'no_show')
     AND ($4::integer IS NULL OR calendar_no = $4)
 GROUP BY coach_no, local_day;
@@ -95,6 +96,7 @@ JOIN LATERAL (
     ORDER BY sequence DESC LIMIT 1
 ) AS e ON true
 WHERE a.org_id = $1 AND a.local_day >= $2 AND a.local_day < $3
+    AND a.starts_at >= $2::date - interval '2 days' AND a.starts_at < $3::date + interval '2 days'
     AND a.status IN ('scheduled', 'completed', 'no_show')
     AND ($4::integer IS NULL OR a.calendar_no = $4);
 

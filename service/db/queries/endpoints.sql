@@ -88,11 +88,13 @@ UPDATE webhook_endpoints SET failing_since = NULL
 WHERE org_id = $1 AND endpoint_id = $2 AND failing_since IS NOT NULL;
 
 -- name: remove_endpoint
--- Remove an endpoint; what was still to be sent to it ends here.
+-- Remove an endpoint; what was still to be sent to it ends here. Each of the two kinds has an index of its own: only a
+-- replay is pending.
 WITH ended AS (
     UPDATE deliveries
     SET state = 'dead', last_error = 'the endpoint was removed', updated_at = now()
-    WHERE org_id = $1 AND destination = 'endpoint:' || $2::uuid AND state IN ('pending', 'retrying')
+    WHERE org_id = $1 AND destination = 'endpoint:' || $2::uuid
+        AND (state = 'retrying' OR state = 'pending' AND replays > 0)
 )
 DELETE FROM webhook_endpoints WHERE org_id = $1 AND endpoint_id = $2;
 
@@ -150,16 +152,24 @@ RETURNING p.org_id, p.endpoint_id, p.updated_at, pg_snapshot_xmin(pg_current_sna
 -- name: undelivered_to_endpoint
 -- Events an endpoint must hear of and has not, in the order of their transactions. `young`: it
 -- happened less than $3 ago (a second for an endpoint that was changed lately) and may not have been announced yet.
+-- Every event that is there to be seen lies before the end of the snapshot: with both ends the range is taken for the
+-- short one that it is, with one of them each look read all events there are. Deliveries are looked up row by row.
 SELECT
     v.appointment_id, v.sequence, v.committed_in::text AS committed_in, coalesce(d.attempts, 0) AS attempts,
     coalesce(d.updated_at, v.occurred_at)
         > now() - CASE WHEN p.updated_at > now() - $3::interval THEN interval '1 second' ELSE $3::interval END AS young
 FROM webhook_endpoints AS p
 JOIN webhook_subscriptions AS s ON s.org_id = p.org_id AND s.endpoint_id = p.endpoint_id
-JOIN events AS v ON v.org_id = p.org_id AND v.type = s.type AND v.committed_in >= p.swept_to
-LEFT JOIN deliveries AS d ON d.org_id = v.org_id AND d.appointment_id = v.appointment_id AND d.sequence = v.sequence
-    AND d.destination = 'endpoint:' || p.endpoint_id
+JOIN events AS v ON v.org_id = p.org_id AND v.type = s.type
+LEFT JOIN LATERAL (
+    SELECT state, attempts, updated_at FROM deliveries
+    WHERE org_id = v.org_id AND appointment_id = v.appointment_id AND sequence = v.sequence
+        AND destination = 'endpoint:' || p.endpoint_id
+    LIMIT 1
+) AS d ON true
 WHERE p.org_id = $1 AND p.endpoint_id = $2
+    AND v.committed_in >= (SELECT swept_to FROM webhook_endpoints WHERE org_id = $1 AND endpoint_id = $2)
+    AND v.committed_in < pg_snapshot_xmax(pg_current_snapshot())
     AND NOT pg_visible_in_snapshot(v.committed_in, s.since)
     AND (d.state IS NULL OR d.state NOT IN ('delivered', 'dead'))
 ORDER BY v.committed_in, v.appointment_id, v.sequence
