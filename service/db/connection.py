@@ -42,11 +42,14 @@ UNKNOWN = (
 TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 # A row carries what the schema refuses or Postgres cannot hold; written again it would be refused again.
 POISONED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# The server has no room right now, or is a standby after a failover; nothing was written.
+# The server has no room right now, does not let us in (a password that was changed, a database that is being restored),
+# or is a standby after a failover; nothing was written.
 CROWDED = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
     asyncpg.DiskFullError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     asyncpg.ReadOnlySQLTransactionError,
 )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from service.db.connection import Database
+from service.db.connection import Database, open_connection
+from service.db.migrate import migrate
 from service.db.statements import statements
 from service.errors import OutcomeUnknown, Unavailable
-from tests.db.rows import looking_into
+from tests.db.rows import booking, committing, looking_into
 
 _LAST = "SELECT query FROM pg_stat_activity WHERE application_name = 'booking' AND datname = current_database()"
 _LEAVES_SOMETHING = re.compile(
@@ -58,6 +60,28 @@ async def test_a_standby_takes_nothing_and_the_next_write_goes_over_another_conn
     assert not isinstance(refused.value, OutcomeUnknown)
     async with write() as connection:
         await connection.execute("DELETE FROM appointments")
+
+
+@pytest.mark.parametrize("missing", ["role", "database"])
+async def test_a_server_that_does_not_let_us_in_is_one_that_is_away(database_url: str, missing: str) -> None:
+    """A password that is being changed, a database that is being restored: neither is a fault of the request."""
+    url = database_url.replace("postgres@", "nobody@") if missing == "role" else database_url.replace("?", "_gone?")
+    database = Database(url)
+    await database.open()
+    try:
+        for asked in (
+            database.fetch("answers"),
+            database.write("forget_repairs", timedelta(1)),
+            open_connection(url),
+            migrate(url),
+        ):
+            with pytest.raises(Unavailable):
+                await asked
+        async with committing(url) as (committer, _):
+            with pytest.raises(Unavailable):
+                await committer.commit(booking())
+    finally:
+        await database.close()
 
 
 def test_no_statement_changes_its_session() -> None:
