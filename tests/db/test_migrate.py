@@ -9,10 +9,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from service.db import migrate as migrating
 from service.db.migrate import is_migrated, migrate, migration_files
 from service.embedded.postgres import EmbeddedPostgres
+from service.errors import Unavailable
 from tests.conftest import database_named
 from tests.db.rows import looking_into
+from tests.servers import eventually
 
 
 @pytest.fixture
@@ -56,3 +59,49 @@ async def test_every_table_and_constraint_leads_with_the_organization(database_u
     others = {name for name, column in first.items() if column != "org_id"}
     assert others == {"organizations_one_per_name", "gate_pkey"}
     assert len(first) > 12
+
+
+@pytest.fixture
+def one_more(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a migration of the next release, which wants a table for itself."""
+    known, name = migration_files(), "9999_one_more"
+    further = [*known, (9999, name, "ALTER TABLE organizations ADD COLUMN one_more integer")]
+    monkeypatch.setattr(migrating, "migration_files", lambda: further)
+    return name
+
+
+async def test_while_a_migration_waits_for_a_long_reader_others_go_on(
+    database_url: str, one_more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup reads every table to its end; whoever came behind the migration would wait for both."""
+    monkeypatch.setattr(migrating, "_PAUSE_S", 0.2)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE%' AND wait_event = 'relation'"
+    async with looking_into(database_url) as backup, looking_into(database_url) as sql:
+        reading = backup.transaction()
+        await reading.start()
+        await backup.fetch("SELECT * FROM organizations")
+        migration = asyncio.create_task(migrate(database_url))
+
+        async def seen() -> bool:
+            return bool(await sql.fetchval(waiting))
+
+        await eventually(seen, what="the migration waits")
+        await sql.execute("SET statement_timeout = '4s'")
+        for _ in range(2):
+            await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+        assert not migration.done()
+        await reading.rollback()
+        assert await migration == [one_more]
+
+
+async def test_a_migration_that_never_gets_its_table_says_so_and_leaves_nothing(
+    database_url: str, one_more: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "_WAITS", 1)
+    monkeypatch.setattr(migrating, "_PAUSE_S", 0)
+    async with looking_into(database_url) as backup:
+        async with backup.transaction():
+            await backup.fetch("SELECT * FROM organizations")
+            with pytest.raises(Unavailable, match=one_more):
+                await migrate(database_url)
+        assert await migrate(database_url) == [one_more]
