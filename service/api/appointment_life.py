@@ -188,7 +188,7 @@ def _event(event: PastEvent, ref: EventRef, roster: Roster) -> dict[str, object]
     shown: dict[str, object] = {
         "event_id": ref.event_id,
         "sequence": event.sequence,
-        "type": event.type.value,
+        "type": event.type,
         "occurred_at": show_time(event.occurred_at, None),
         "actor": event.actor,
         "correlation_id": event.correlation_id,

@@ -116,7 +116,7 @@ def appointment_of(text: str) -> UUID:
 def _shown(event: Event) -> dict[str, Any]:
     return {
         "event_id": event.ref.event_id,
-        "type": event.type.value,
+        "type": event.type,
         "sequence": event.ref.sequence,
         "occurred_at": show_time(event.occurred_at, None),
         "actor": event.actor,

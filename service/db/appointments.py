@@ -70,10 +70,13 @@ class AppointmentFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PastEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of an appointment's history; `data` is the appointment after it, as JSON text."""
+    """One event of an appointment's history; `data` is the appointment after it, as JSON text.
+
+    `type` is the value of an EventType, or the word of a newer release beside this one.
+    """
 
     sequence: int
-    type: EventType
+    type: str
     occurred_at: datetime
     actor: str
     correlation_id: str
@@ -130,7 +133,7 @@ class AppointmentStore:
         return [
             PastEvent(
                 sequence=row["sequence"],
-                type=EventType(row["type"]),
+                type=row["type"],
                 occurred_at=row["occurred_at"],
                 actor=row["actor"],
                 correlation_id=row["correlation_id"],

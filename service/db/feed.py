@@ -80,7 +80,7 @@ class EventFeed:
                 found.append(
                     Event(
                         ref=ref,
-                        type=EventType(row["type"]),
+                        type=row["type"],
                         occurred_at=row["occurred_at"],
                         actor=row["actor"],
                         correlation_id=row["correlation_id"],

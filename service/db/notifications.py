@@ -11,7 +11,7 @@ import msgspec
 from service.db.appointments import appointment_of_row
 from service.db.connection import Database
 from service.domain.appointment import Appointment
-from service.domain.event import EventRef, EventType
+from service.domain.event import EventRef
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,9 +31,12 @@ class DueReminder(msgspec.Struct, frozen=True):
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
-    """An event and its delivery to the contact: `state` is None before the first attempt has ended."""
+    """An event and its delivery to the contact: `state` is None before the first attempt has ended.
 
-    type: EventType
+    `type` is the value of an EventType, or the word of a newer release beside this one.
+    """
+
+    type: str
     state: str | None
     attempts: int
     error: str | None
@@ -82,7 +85,7 @@ class NotificationStore:
         rows = await self._database.fetch("notifications_of", org, appointment_id)
         return [
             Notification(
-                type=EventType(row["type"]),
+                type=row["type"],
                 state=row["state"],
                 attempts=row["attempts"] or 0,
                 error=row["last_error"],

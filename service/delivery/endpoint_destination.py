@@ -93,7 +93,7 @@ class EndpointDestination:
 
 def body_of(event: Event) -> bytes:
     """The body of the webhook about an event."""
-    head = msgspec.json.encode({"type": event.type.value, "timestamp": show_time(event.occurred_at, None)})
+    head = msgspec.json.encode({"type": event.type, "timestamp": show_time(event.occurred_at, None)})
     tail = msgspec.json.encode({"sequence": event.ref.sequence, "event_id": event.ref.event_id})
     return head[:-1] + b',"data":{"appointment":' + event.data + b"," + tail[1:] + b"}"
 

@@ -41,10 +41,13 @@ class EventRef(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """A committed change with the full state it led to; `data` is the appointment as JSON text."""
+    """A committed change with the full state it led to; `data` is the appointment as JSON text.
+
+    `type` is the value of an EventType, or the word of a newer release beside this one.
+    """
 
     ref: EventRef
-    type: EventType
+    type: str
     occurred_at: datetime
     actor: str
     correlation_id: str

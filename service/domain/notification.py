@@ -24,7 +24,7 @@ class Kind(StrEnum):
     REMINDER = "reminder"
 
 
-_KINDS = {
+_KINDS: dict[str, Kind] = {
     EventType.CREATED: Kind.CONFIRMATION,
     EventType.RESCHEDULED: Kind.CHANGE,
     EventType.REASSIGNED: Kind.CHANGE,
@@ -52,7 +52,7 @@ _ABOUT_THE_FILE = {
 _LONGEST_NAME = 200
 
 
-def kind_of(event_type: EventType) -> Kind | None:
+def kind_of(event_type: str) -> Kind | None:
     """The kind of notification an event makes, or None for one the contact does not hear of."""
     return _KINDS.get(event_type)
 

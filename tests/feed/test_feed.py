@@ -202,6 +202,16 @@ async def test_the_end_has_a_cursor_and_what_comes_later_follows_it(bench: Bench
     assert (after["events"], after["next_cursor"]) == ([], page["next_cursor"])
 
 
+async def test_events_of_a_newer_release_are_shown_by_the_names_they_have(bench: Bench, api: Client) -> None:
+    (appointment,) = await bench.book(1)
+    one = UUID(appointment["appointment_id"])
+    await bench.sql("UPDATE events SET type = 'appointment.praised' WHERE appointment_id = $1", one)
+    (listed,) = (await seen(api, "/api/events"))["events"]
+    (past,) = (await seen(api, f"/api/appointments/{one}/history"))["history"]
+    assert [listed["type"], past["type"]] == ["appointment.praised"] * 2
+    assert await seen(api, f"/api/appointments/{one}/notifications") == []
+
+
 async def test_a_cursor_of_another_organization_shows_nothing_of_it(bench: Bench, api: Client) -> None:
     await bench.book(3)
     theirs = await seen(api, "/api/events?limit=1")
