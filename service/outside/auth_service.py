@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from service.errors import Unavailable
-from service.outside.http import attempt
+from service.outside.http import UNREADABLE, attempt
 from service.outside.tries import asked
 
 _UNKNOWN = frozenset({400, 401})
@@ -64,7 +64,7 @@ class AuthService:
             raise Unavailable(f"the auth service answered HTTP {made.status}")
         try:
             answer = msgspec.json.decode(made.body, type=_Answer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise Unavailable("the auth service answered something we do not understand") from None
         if not answer.valid:
             return None

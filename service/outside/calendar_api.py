@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from service.errors import Unavailable
-from service.outside.http import MOST_BYTES, Attempt, attempt
+from service.outside.http import MOST_BYTES, UNREADABLE, Attempt, attempt
 from service.outside.tries import asked
 
 _TRIES = 4
@@ -138,5 +138,5 @@ class CalendarApi:
             raise Unavailable(f"the calendar answered {made.why}")
         try:
             return msgspec.json.decode(made.body, type=shape)
-        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        except UNREADABLE as problem:
             raise Unavailable(f"the calendar's answer is not what we expect: {problem}") from None

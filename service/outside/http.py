@@ -25,6 +25,9 @@ _CHUNK = 64 * 1024
 # Asked to come back later, by statuses that do not say that the request itself is wrong.
 _COME_BACK = frozenset({408, 409, 425, 429})
 
+# What JSON raises that cannot be read; the last: it is nested deeper than we go, for which a kilobyte is enough.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _object_in = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -77,7 +80,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         """The answer as a JSON object; empty when it is none."""
         try:
             return _object_in(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return {}
 
 
@@ -200,7 +203,7 @@ def _retry_after_ms(response: aiohttp.ClientResponse, body: bytes) -> int | None
         return max(0, round(wait.total_seconds() * 1000))
     try:
         told = msgspec.json.decode(body, type=_Told)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     wait_s = told.retry_after
     return None if wait_s is None or not 0 <= wait_s < 1e9 else round(wait_s * 1000)

@@ -60,6 +60,21 @@ def test_what_was_answered_is_told_in_one_line_that_prints(body: bytes, line: st
     assert made.excerpt.isprintable()
 
 
+# A kilobyte of it is deeper than is gone into.
+DEEP = b'{"x":' + b"[" * 1015
+
+
+async def test_an_answer_that_is_nested_too_deep_says_nothing(session: aiohttp.ClientSession) -> None:
+    async with serving(replying(503, body=DEEP)) as url:
+        made = await attempt(session, "POST", url, body={}, timeout_s=2)
+    assert (made.status, made.retry_after_ms, made.json()) == (503, None, {})
+    async with serving(replying(200, body=DEEP)) as url:
+        with pytest.raises(Unavailable):
+            await AuthService(url, session, 2).validate("secret-key")
+        with pytest.raises(Unavailable):
+            await CalendarApi(url, session, 2).settings("coach-1")
+
+
 async def test_a_redirect_is_not_followed(session: aiohttp.ClientSession) -> None:
     visited: list[str] = []
 

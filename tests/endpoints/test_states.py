@@ -138,6 +138,20 @@ async def test_an_endpoint_that_only_fails_is_paused_after_a_while_and_a_success
     assert sorted(await hooks.states(told)) == ["delivered", "retrying"]
 
 
+async def test_an_endpoint_whose_refusal_cannot_be_read_fails_like_any_other(bench: Bench, hooks: Hooks) -> None:
+    receiver = Receiver(lambda _: web.Response(status=503, body=b'{"x":' + b"[" * 1015))
+    async with serving(receiver.app) as url, hooks.worker():
+        told = await hooks.register(url)
+        await bench.book(1)
+
+        async def failing() -> bool:
+            return (await hooks.get(told)).failing_since is not None
+
+        await eventually(failing, what="the first failure")
+        (row,) = await hooks.deliveries(told)
+    assert row["last_status"] == 503
+
+
 async def test_what_fails_too_often_is_dead_and_holds_the_next_event_up_no_longer(bench: Bench, hooks: Hooks) -> None:
     receiver = Receiver(lambda one: 500 if one.place[1] == 1 else 200)
     async with serving(receiver.app) as url, hooks.worker(policy=RetryPolicy(attempts=4, delay_ms=10, turn_ms=20)):
