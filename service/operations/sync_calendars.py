@@ -208,14 +208,16 @@ def busy_periods(
     today = local_date(now, where)
     begin, _ = day_bounds(today, where)
     _, end = day_bounds(today + timedelta(days=asked_days - 1), where)
-    if last_offered is not None:
+    if last_offered is not None and last_offered < end:
         end = min(end, day_bounds(local_date(last_offered, where), where)[1])
     answered = [(begin, end)]
     offered = _merged((slot.start_time, slot.end_time) for slot in availability.slots if slot.available)
     blocked: list[Period] = []
     if settings is not None:
         theirs = zone(settings.timezone) if settings.timezone else where
-        blocked = [day_bounds(day, theirs) for day in settings.blocked_dates]
+        # A date without end is written as one far away, for which there are no bounds.
+        near, far = (day_start(day).date() for day in (days[0] - 1, days[-1] + 1))
+        blocked = [day_bounds(day, theirs) for day in settings.blocked_dates if near <= day <= far]
     runs: list[tuple[int, int]] = []
     for day in days:
         works = open_cells(schedule, day)

@@ -259,6 +259,14 @@ def test_the_span_ends_with_the_last_slot_offered_of_any_coach() -> None:
     assert busy([hours(0, 9, 17)], last_offered=hours(1, 9, 10)[0]) == [hours(1, 9, 17)]
 
 
+def test_what_is_said_of_far_years_does_not_matter() -> None:
+    offered = [hours(n, 9, 17) for n in (0, 2)]
+    settings = CalendarSettings(blocked_dates=(date(1, 1, 1), date(2026, 3, 4), date(9999, 12, 31)))
+    far = datetime(9999, 12, 31, 23, 30, tzinfo=UTC)
+    assert busy(offered, settings=settings, last_offered=far) == [hours(1, 9, 17), hours(2, 9, 17)]
+    assert busy([*offered, (far, far + timedelta(minutes=15))]) == [hours(1, 9, 17)]
+
+
 def test_our_own_time_is_cut_out() -> None:
     assert busy([hours(0, 9, 10)], ours=[hours(0, 11, 11.5)]) == [hours(0, 10, 11), hours(0, 11.5, 17)]
 
