@@ -77,6 +77,8 @@ class SyncCalendars:
         }
         # A grid that a crash left behind its busy times looks like one that is right: compare it once.
         self._grid_unsure = True
+        # What was the last slot offered of any coach when all were asked.
+        self._reached: datetime | None = None
 
     async def __call__(self) -> int:
         """Fetch every coach's calendar and close or open the grid accordingly; how many coaches changed.
@@ -104,7 +106,7 @@ class SyncCalendars:
         answers = await asyncio.gather(*(fetch(column, coach_id) for column, coach_id in coaches))
         fetched = [answer for answer in answers if answer is not None]
         schedules = await self._roster_store.schedules(roster, [f.column for f in fetched], days[0], days[-1])
-        last_offered = _last_offered(fetched)
+        last_offered = self._last_offered(fetched, whole=len(fetched) == len(coaches))
 
         async def apply(one: _Fetched) -> bool:
             schedule = schedules.get(one.column)
@@ -137,6 +139,13 @@ class SyncCalendars:
         self._breaker.succeeded()
         self._outcomes["unknown" if availability is None else "fetched"].inc()
         return _Fetched(column, coach_id, availability, settings, ours)
+
+    def _last_offered(self, fetched: Sequence[_Fetched], *, whole: bool) -> datetime | None:
+        """The last slot offered of any coach. Of some coaches alone it may be early, because they are away after it."""
+        last = _last_offered(fetched)
+        if whole:
+            self._reached = last
+        return max((one for one in (last, self._reached) if one is not None), default=None)
 
     async def _ours(self, org: int, column: int, days: range) -> list[Period]:
         return await self._busy.own_appointments(org, column, day_start(days[0]), day_start(days[-1] + 1))

@@ -34,6 +34,7 @@ class Offering:
         self.busy: dict[str, list[Period]] = {}
         self.blocked_dates: list[str] = []
         self.unknown: set[str] = set()
+        self.silent: set[str] = set()
         self.fails = False
         self.asked: list[str] = []
 
@@ -44,7 +45,7 @@ class Offering:
     async def _answer(self, request: web.Request) -> web.Response:
         coach_id = request.path.split("/")[2]
         self.asked.append(coach_id)
-        if self.fails:
+        if self.fails or coach_id in self.silent:
             return web.json_response({"error": "down", "retry_after": 0}, status=503)
         if coach_id in self.unknown:
             return web.json_response({"error": "no such coach"}, status=404)
@@ -144,6 +145,19 @@ async def test_a_calendar_that_fails_leaves_the_last_known_busy_times(bench: Ben
     value = bench.services.metrics.registry.get_sample_value
     assert (value("booking_calendar_fetches_total", {"outcome": "failed"}) or 0) >= 6
     assert value("booking_calendar_fetches_total", {"outcome": "fetched"}) == 12
+
+
+async def test_a_coach_who_is_away_to_the_end_stays_away_while_others_cannot_be_fetched(bench: Bench) -> None:
+    day, offering = a_working_day(after=14), Offering()
+    await bench.services.keeper.fill(bench.org)
+    offering.busy["coach-1"] = [(at(day, 0), at(day, 0) + timedelta(days=60))]
+    async with serving(offering.app) as url:
+        sync = bench.sync(url)
+        assert await sync() == 1
+        assert await free_of(bench, "coach-1", day) == []
+        offering.silent = {f"coach-{n}" for n in range(2, 7)}
+        assert await sync() == 0
+    assert await free_of(bench, "coach-1", day) == []
 
 
 async def test_a_coach_the_calendar_does_not_know_is_not_busy_elsewhere(bench: Bench) -> None:
