@@ -1,8 +1,8 @@
 """The mail server: takes one message a connection, and says what it thinks of it.
 
 An attempt does not raise for what the server did. A reply to the message itself is the server's last word on it
-(5xx) or an invitation to come back (4xx); whatever goes wrong before, connecting, encrypting or signing in, is no
-fault of the message and may be mended. The password stands in no text that comes from here.
+(5xx) or an invitation to come back (4xx); whatever goes wrong before, connecting, encrypting, signing in or naming the
+sender, is no fault of the message and may be mended. The password stands in no text that comes from here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _QUIT_S = 1.0
 _LONGEST_REPLY = 300
 # Replies to a message that mean: you, not this message. Sign in, encrypt, or come back when we are up.
 _ABOUT_US = frozenset({421, 454, 530, 534, 535, 538})
+# Refusals of the sender that mean the message: it is too large, or wants what the server cannot do.
+_NOT_THE_SENDER = frozenset({552, 555})
 
 
 class Encryption(StrEnum):
@@ -105,8 +107,11 @@ class Smtp:
             problem = problem.recipients[0]
         if isinstance(problem, aiosmtplib.SMTPResponseException):
             code = problem.code
+            said = self._shown(problem.message)
+            if _refuses_the_sender(problem):
+                return Handover(code=code, unwell=True, why=f"SMTP {code} to the sender: {said}")
             if about_the_message and code not in _ABOUT_US:
-                why = f"SMTP {code}: {self._shown(problem.message)}"
+                why = f"SMTP {code}: {said}"
                 return Handover(code=code, refused=500 <= code < 600, why=why)
             return Handover(code=code, unwell=True, why=f"SMTP {code} {_stage(problem)}")
         if about_the_message and isinstance(problem, (ValueError, aiosmtplib.SMTPNotSupported)):
@@ -130,6 +135,14 @@ class Smtp:
 def _is_plain(address: str) -> bool:
     """Whether an address can stand between < and > without ending them."""
     return address.isprintable() and not set(address) & set("<> ")
+
+
+def _refuses_the_sender(problem: aiosmtplib.SMTPResponseException) -> bool:
+    """Whether every message would be refused so, for whom it is from."""
+    about_another = _ABOUT_US | _NOT_THE_SENDER
+    return (
+        isinstance(problem, aiosmtplib.SMTPSenderRefused) and problem.code >= 500 and problem.code not in about_another
+    )
 
 
 def _stage(problem: aiosmtplib.SMTPResponseException) -> str:

@@ -70,15 +70,25 @@ class Letter:
 
 @dataclass
 class PostOffice:
-    """Takes letters; `rcpt` and `data` may answer otherwise, by the recipient."""
+    """Takes letters; `mail` may answer otherwise to the sender, `rcpt` and `data` by the recipient."""
 
     port: int = 0
     letters: list[Letter] = field(default_factory=list)
     asked: int = 0
+    mail: str = ACCEPTED
     rcpt: Callable[[str], str] = lambda _: ACCEPTED
     data: Callable[[str], str] = lambda _: ACCEPTED
     encrypted: list[bool] = field(default_factory=list)
     passwords: list[bytes] = field(default_factory=list)
+
+    async def handle_MAIL(  # noqa: N802 - the name is the library's
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """MAIL FROM"""
+        if self.mail.startswith("250"):
+            envelope.mail_from = address
+            envelope.mail_options.extend(options)
+        return self.mail
 
     async def handle_RCPT(  # noqa: N802 - the name is the library's
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]

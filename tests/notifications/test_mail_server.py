@@ -75,6 +75,29 @@ async def test_a_server_that_is_away_costs_no_message(bench: Bench, services: Se
     assert {state for state, _, _ in await states(bench)} == {"delivered"}
 
 
+async def test_a_sender_that_is_refused_costs_no_message(bench: Bench, office: PostOffice, mail: Destination) -> None:
+    office.mail = "550 5.7.1 not owned by who signed in"
+    await bench.book(3)
+    async with bench.worker(notifications=mail):
+
+        async def tried() -> bool:
+            return len(await bench.deliveries("notifications")) == 3
+
+        await eventually(tried, what="an attempt for each")
+        rows = await bench.deliveries("notifications")
+        office.mail = ACCEPTED
+        await all_sent(bench)
+    assert {row["last_error"] for row in rows} == {"SMTP 550 to the sender: 5.7.1 not owned by who signed in"}
+    assert {state for state, _, _ in await states(bench)} == {"delivered"}
+    assert len(office.letters) == 3
+
+
+async def test_a_message_too_large_for_the_server_is_not_tried_again(office: PostOffice) -> None:
+    office.mail = "552 5.3.4 too large"
+    made = await smtp(office.port).hand_over("a@b.example", "c@d.example", MESSAGE)
+    assert (made.refused, made.unwell, made.code) == (True, False, 552)
+
+
 async def test_a_server_that_says_nothing_is_waited_for_no_longer_than_it_may_take(bench: Bench) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         loop = asyncio.get_running_loop()
