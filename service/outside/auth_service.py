@@ -6,10 +6,9 @@ from typing import Annotated
 
 import aiohttp
 import msgspec
-from msgspec import Meta
 
 from service.errors import Unavailable
-from service.outside.http import UNREADABLE, attempt
+from service.outside.http import UNREADABLE, Attempt, attempt
 from service.outside.tries import asked
 
 _UNKNOWN = frozenset({400, 401})
@@ -17,6 +16,7 @@ _UNKNOWN = frozenset({400, 401})
 _SCOPE_OF = {"read": "read", "write": "write", "delete": "admin"}
 _TRIES = 2
 _JITTER_S = 0.05
+_HIGHEST_LIMIT = 2**31 - 1
 
 
 class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,8 @@ class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _RateLimit(msgspec.Struct, frozen=True):
-    limit: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    # None at all is what 0 means to us, and surely not to them.
+    limit: Annotated[int, msgspec.Meta(ge=1, le=_HIGHEST_LIMIT)] | None = None
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -53,7 +54,7 @@ class AuthService:
         """
         made = await asked(
             "the auth service",
-            lambda: attempt(self._session, "POST", self._url, body={"api_key": key}, timeout_s=self._timeout_s),
+            lambda: self._ask(key),
             tries=_TRIES,
             base_s=_JITTER_S,
             longest_s=_JITTER_S,
@@ -73,3 +74,8 @@ class AuthService:
             scopes=frozenset(ours for theirs, ours in _SCOPE_OF.items() if answer.permissions.get(theirs)),
             rate_limit=answer.rate_limit.limit,
         )
+
+    async def _ask(self, key: str) -> Attempt:
+        made = await attempt(self._session, "POST", self._url, body={"api_key": key}, timeout_s=self._timeout_s)
+        # What it says of its trouble may repeat the key, and would stand in the log.
+        return made if made.succeeded else msgspec.structs.replace(made, body=b"")

@@ -240,6 +240,10 @@ async def test_the_auth_service_says_what_a_key_may_do(session: aiohttp.ClientSe
         (404, "{}", 1),
         (200, "hello", 1),
         (200, '{"valid": "yes"}', 1),
+        (200, '{"valid": true, "rate_limit": {"limit": -1}}', 1),
+        (200, '{"valid": true, "rate_limit": {"limit": 0}}', 1),
+        (200, '{"valid": true, "rate_limit": {"limit": 3000000000}}', 1),
+        (500, "cannot look up secret-key", 2),
     ],
 )
 async def test_an_auth_service_that_gives_no_answer_is_unavailable_and_the_key_is_not_told(
