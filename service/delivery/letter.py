@@ -7,6 +7,7 @@ Message-ID, by which a mailbox knows it.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.header import Header
 from email.headerregistry import Address, HeaderRegistry, UnstructuredHeader
@@ -21,22 +22,47 @@ from service.domain.event import EventRef
 from service.domain.notification import Kind, Notice
 
 _PRODUCT = "-//booking-service//appointments//EN"
+_LINE = 76
+# What a name may be of without quotation marks around it.
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]+")
 
 
-class _Token(UnstructuredHeader):
+class _Plain(UnstructuredHeader):
+    """A heading that says what it says. The usual one decodes what looks encoded, line breaks with it."""
+
+    @classmethod
+    def parse(cls: Any, value: str, kwds: dict[str, Any]) -> None:
+        kwds["parse_tree"] = None
+        kwds["decoded"] = value
+
+
+class _Token(_Plain):
     """A heading of one word, which a program compares: as it is, however long. The usual folding would encode it."""
 
     def fold(self: Any, *, policy: Any) -> str:
         return f"{self.name}: {self}{policy.linesep}"
 
 
-class _Words(UnstructuredHeader):
+class _Words(_Plain):
     """A heading for people. The usual folding may leave its first line empty, which some mailboxes show as a space."""
 
     def fold(self: Any, *, policy: Any) -> str:
-        charset = "us-ascii" if self.isascii() else "utf-8"
-        folded = Header(str(self), charset, maxlinelen=76, header_name=self.name).encode(linesep=policy.linesep)
-        return f"{self.name}: {folded}{policy.linesep}"
+        return f"{self.name}: {_folded(str(self), self.name, policy)}{policy.linesep}"
+
+
+class _Mailbox(_Plain):
+    """A name and the address after it in angle brackets. The usual folding may lose blanks and the quotation marks."""
+
+    def fold(self: Any, *, policy: Any) -> str:
+        name, bracket, address = self.rpartition(" <")
+        if not bracket:
+            return f"{self.name}: {address}{policy.linesep}"
+        if _looks_plain(name) and not _ATOMS.fullmatch(name):
+            name = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        folded = _folded(name, self.name, policy)
+        last = folded.rpartition(policy.linesep)[2]
+        fits = len(last) + len(address) < _LINE - len("To:  <")
+        return f"{self.name}: {folded}{'' if fits else policy.linesep} <{address}{policy.linesep}"
 
 
 class Sender(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +86,8 @@ def letter(
         raise ValueError("the contact's address is none")
     message = EmailMessage(policy=_policy(recipient))
     message["From"] = _address(sender.name, sender.address)
-    message["To"] = Address(display_name=notice.contact_name or "", username=local, domain=domain)
+    to = Address(username=local, domain=domain).addr_spec
+    message["To"] = f"{notice.contact_name} <{to}>" if notice.contact_name else to
     message["Subject"] = notice.subject
     message["Date"] = occurred_at.astimezone(UTC)
     message["Message-ID"] = _message_id(ref, sender)
@@ -112,8 +139,19 @@ def _policy(recipient: str) -> EmailPolicy[Any]:
     for name in ("message-id", "references", "x-correlation-id"):
         headings.map_to_type(name, _Token)
     headings.map_to_type("subject", _Words)
+    headings.map_to_type("to", _Mailbox)
     # An address beyond ASCII can only be written as it is (RFC 6532).
     return (SMTP if recipient.isascii() else SMTPUTF8).clone(header_factory=headings)
+
+
+def _looks_plain(text: str) -> bool:
+    """Whether a mailbox shows the text as it is written."""
+    return text.isascii() and "=?" not in text
+
+
+def _folded(text: str, heading: str, policy: Any) -> str:
+    charset = "us-ascii" if _looks_plain(text) else "utf-8"
+    return Header(text, charset, maxlinelen=_LINE, header_name=heading).encode(linesep=policy.linesep)
 
 
 def _method(kind: Kind) -> str:
