@@ -20,6 +20,7 @@ FOREIGN = {
     "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB",
     "PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_CACHE_DIR",
 }  # fmt: skip
+OUR_IMAGE = "booking-service:local"
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,19 @@ def dockerfile(root: Path) -> str:
     return (root / "Dockerfile").read_text().replace("\\\n", " ")
 
 
+def ours(compose: dict[str, Any]) -> dict[str, Any]:
+    """The services that run our image, by name."""
+    return {name: service for name, service in compose["services"].items() if service["image"] == OUR_IMAGE}
+
+
 def booking_commands(compose: dict[str, Any], dockerfile: str) -> list[list[str]]:
     """Every `booking …` that the compose file or the image runs, as its words."""
     found: list[list[str]] = []
-    for service in compose["services"].values():
-        words: list[str] = service.get("command", [])
+    for service in ours(compose).values():
+        words: list[str] = service["command"]
         if words[:2] == ["sh", "-c"]:
             found += [part.split() for part in words[2].split(" && ")]
-        elif words and "build" in service:
+        else:
             found.append(words)
     for line in re.findall(r"^CMD (\[.*\])$", dockerfile, flags=re.MULTILINE):
         found.append(yaml.safe_load(line))
@@ -88,6 +94,13 @@ def test_every_variable_is_a_setting_and_holds_a_value_it_accepts(compose: dict[
         Settings.from_environment({key: str(value) for key, value in variables.items() if key in known})
     interpolated = re.findall(r"\$\{?([A-Z_]+)", dockerfile + yaml.safe_dump(compose))
     assert set(interpolated) <= known | FOREIGN
+
+
+def test_our_image_is_built_once_and_fetched_by_nobody(compose: dict[str, Any]) -> None:
+    builds = {name for name, service in compose["services"].items() if "build" in service}
+    assert builds == {"migrate"}
+    assert set(ours(compose)) == {"calendar", "crm", "auth", "migrate", "api", "worker"}
+    assert {service["pull_policy"] for name, service in ours(compose).items() if name not in builds} == {"never"}
 
 
 def test_the_outside_world_finds_what_the_contract_promises(compose: dict[str, Any]) -> None:
@@ -141,6 +154,6 @@ def test_the_image_runs_as_nobody_in_particular(dockerfile: str) -> None:
 
 def test_every_image_is_pinned_to_a_version(compose: dict[str, Any], dockerfile: str) -> None:
     images = re.findall(r"^FROM (\S+)", dockerfile, flags=re.MULTILINE)
-    images += [s["image"] for s in compose["services"].values() if "build" not in s]
+    images += [service["image"] for name, service in compose["services"].items() if name not in ours(compose)]
     for image in images:
         assert re.search(r":v?\d+\.\d+", image), image
