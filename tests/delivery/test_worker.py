@@ -7,13 +7,15 @@ import random
 import time
 
 from aiohttp import web
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from service.app import Services
 from service.delivery.build import WorkerTimes
+from service.delivery.watch import StreamWatch
 from service.delivery.worker import Loop, Worker, every
 from service.embedded.redis import EmbeddedRedis
 from service.errors import Unavailable
+from service.metrics import Metrics
 from service.mocks.server import serving
 from tests.delivery.bench import Bench, Recorder, answering
 from tests.servers import eventually
@@ -105,6 +107,14 @@ async def test_the_gauges_show_what_each_stream_has_left(bench: Bench) -> None:
     text = generate_latest(bench.services.metrics.registry).decode()
     for name in ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency"):
         assert f'booking_stream_dead{{stream="{name}"}}' in text
+
+
+async def test_a_stream_nobody_has_looked_at_yet_has_no_figures(bench: Bench) -> None:
+    registry = CollectorRegistry()
+    look = StreamWatch({"crm": [bench.stream("crm")]}, Metrics(registry))
+    assert b"booking_stream_dead{" not in generate_latest(registry)
+    await look()
+    assert b'booking_stream_dead{stream="crm"} 0.0' in generate_latest(registry)
 
 
 async def test_the_grid_is_filled_when_the_worker_starts(bench: Bench) -> None:
