@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from service.app import Services
 from service.delivery.build import WorkerTimes
+from service.delivery.dispatcher import RetryPolicy
 from service.delivery.watch import StreamWatch
 from service.delivery.worker import Loop, Worker, every
 from service.embedded.redis import EmbeddedRedis
@@ -107,6 +108,17 @@ async def test_the_gauges_show_what_each_stream_has_left(bench: Bench) -> None:
     text = generate_latest(bench.services.metrics.registry).decode()
     for name in ("crm", "calendar-blocks", "notifications", "calendar-events", "idempotency"):
         assert f'booking_stream_dead{{stream="{name}"}}' in text
+
+
+async def test_what_a_receiver_that_is_away_keeps_waiting_is_due_and_no_old_entry(bench: Bench) -> None:
+    value = bench.services.metrics.registry.get_sample_value
+    async with bench.worker(policy=RetryPolicy(attempts=12, delay_ms=3_600_000, turn_ms=3_600_000)):
+        await bench.book(12)
+        await eventually(lambda: value("booking_stream_due", {"stream": "crm"}) == 12, what="what waits")
+        await eventually(lambda: value("booking_stream_depth", {"stream": "crm"}) == 0, what="an empty stream")
+        assert value("booking_stream_oldest_age_seconds", {"stream": "crm"}) == 0
+    assert (value("booking_deliveries_total", {"destination": "crm", "outcome": "retrying"}) or 0) >= 10
+    assert value("booking_deliveries_total", {"destination": "crm", "outcome": "delivered"}) == 0
 
 
 async def test_a_stream_nobody_has_looked_at_yet_has_no_figures(bench: Bench) -> None:
