@@ -245,6 +245,12 @@ class Metrics:
         self.stream_dead = Gauge(
             "booking_stream_dead", "Dead letters of a stream.", ["stream"], registry=r, multiprocess_mode="mostrecent"
         )
+        self.streams_seen = Gauge(
+            "booking_streams_seen_timestamp_seconds",
+            "When a worker last looked at the streams, in Unix seconds.",
+            registry=r,
+            multiprocess_mode="mostrecent",
+        )
         self.endpoints = Gauge(
             "booking_webhook_endpoints",
             "Webhook endpoints of all organizations.",

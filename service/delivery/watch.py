@@ -23,3 +23,4 @@ class StreamWatch:
             self._metrics.stream_oldest_s.labels(name).set(max(figure.oldest_s for figure in figures))
             self._metrics.stream_due.labels(name).set(sum(figure.due for figure in figures))
             self._metrics.stream_dead.labels(name).set(sum(figure.dead for figure in figures))
+        self._metrics.streams_seen.set_to_current_time()

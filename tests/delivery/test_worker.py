@@ -125,7 +125,10 @@ async def test_a_stream_nobody_has_looked_at_yet_has_no_figures(bench: Bench) ->
     registry = CollectorRegistry()
     look = StreamWatch({"crm": [bench.stream("crm")]}, Metrics(registry))
     assert b"booking_stream_dead{" not in generate_latest(registry)
+    assert registry.get_sample_value("booking_streams_seen_timestamp_seconds") == 0
+    began = time.time()
     await look()
+    assert began <= (registry.get_sample_value("booking_streams_seen_timestamp_seconds") or 0) <= time.time()
     assert b'booking_stream_dead{stream="crm"} 0.0' in generate_latest(registry)
 
 
