@@ -7,6 +7,7 @@ compared with `Settings` by a test, so a setting cannot exist in one of them alo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from email.utils import getaddresses
@@ -85,6 +86,16 @@ def _url(*schemes: str) -> Callable[[str], str]:
         + ", what is special in its password written as %XX"
     )
     return parse
+
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:]+\](?::[0-9]{1,5})?")
+
+
+def _origin(text: str) -> str:
+    """must be * or one origin as browsers send it, as in https://app.example.com, without a path"""
+    if _ORIGIN.fullmatch(text) is None:  # it is compared byte by byte, by the browser
+        raise ValueError(_origin.__doc__)
+    return text
 
 
 def _text(text: str) -> str:
@@ -374,7 +385,7 @@ class Settings:
         "LOG_FORMAT", "json", _one_of("json", "console"), "word", "How log lines look: for programs or for people."
     )
     cors_origin: str = _setting(
-        "CORS_ORIGIN", "", lambda text: text, "origin", "The origin browsers may call from; * for any, empty for none."
+        "CORS_ORIGIN", "", _origin, "origin", "The origin browsers may call from; * for any, empty for none."
     )
     mock_seed: int = _setting(
         "MOCK_SEED", 0, _integer(0, 2**31 - 1), "number", "Seed of the mocks' chances; 0 draws one at the start."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import os
 import socket
@@ -199,12 +200,14 @@ def _wait_for_port(name: str, host: str, port: int) -> None:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The socket all API processes share. Raises ConfigurationError when the port is taken."""
+    """The socket all API processes share. Raises ConfigurationError when the port is taken, or HOST is none of ours."""
     try:
         listening = socket.create_server((settings.host, settings.port), backlog=BACKLOG)
     except OSError as problem:
+        # What getaddrinfo(3) says has numbers below 0.
+        name = "HOST" if problem.errno == errno.EADDRNOTAVAIL or (problem.errno or 0) < 0 else "PORT"
         raise ConfigurationError(
-            f"PORT: cannot listen on {settings.host}:{settings.port}: {problem.strerror}"
+            f"{name}: cannot listen on {settings.host}:{settings.port}: {problem.strerror}"
         ) from None
     listening.setblocking(False)
     return listening

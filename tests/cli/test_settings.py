@@ -72,3 +72,20 @@ def test_a_port_that_somebody_has_is_refused_by_name(monkeypatch: pytest.MonkeyP
         up.check_ports(replace(free, crm_port=free.port))
     with pytest.raises(ConfigurationError, match=f"^METRICS_PORT: {free.auth_port} is AUTH_PORT too"):
         up.check_ports(replace(free, metrics_port=free.auth_port))
+
+
+@pytest.mark.parametrize("host", ["no..host", "192.0.2.1"])
+def test_an_address_that_is_not_ours_is_refused_by_its_own_name(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^HOST: cannot listen on {host}"):
+        up.listen(replace(Settings(), host=host, port=free_port()))
+
+
+@pytest.mark.parametrize("text", ["https://a.example/", "app.example", "https://A.example", "https://a,https://b", " "])
+def test_an_origin_that_no_browser_sends_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^CORS_ORIGIN: must be \* or one origin"):
+        Settings.from_environment({"CORS_ORIGIN": text})
+
+
+@pytest.mark.parametrize("text", ["*", "https://app.example.com", "http://localhost:5173", "http://[::1]:3000", ""])
+def test_an_origin_is_taken_as_it_is(text: str) -> None:
+    assert Settings.from_environment({"CORS_ORIGIN": text}).cors_origin == text
