@@ -79,3 +79,10 @@ async def test_a_key_without_a_limit_is_never_refused(api: Client) -> None:
     answers = await all_at_once(api("GET", PATH) for _ in range(200))
     assert {answer.status for answer in answers} == {200}
     assert {answer.headers["X-RateLimit-Limit"] for answer in answers} == {"0"}
+
+
+async def test_what_no_route_takes_is_answered_before_the_key_is_looked_at(api: Client) -> None:
+    for method, path, status in (("GET", "/api/nothing", 404), ("DELETE", "/api/availability", 405)):
+        answer = await api(method, path)
+        assert answer.status == status
+        assert not [name for name in RATE_HEADERS if name in answer.headers]
