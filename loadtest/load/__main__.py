@@ -19,6 +19,7 @@ import click
 from loadtest.load.api import Api, Unanswered
 from loadtest.load.installation import ROOT, NoTarget, Target, target
 from loadtest.load.ledger import Ledger
+from loadtest.load.thresholds import limits_from
 from loadtest.load.verify import DRAIN_S, booking_verify, verify
 
 LOCUSTFILE = ROOT / "loadtest" / "locustfile.py"
@@ -51,6 +52,10 @@ def main(
     report: Path,
     web: bool,
 ) -> None:
+    try:
+        limits_from(limits, 1.0)
+    except ValueError as problem:
+        raise click.UsageError(str(problem)) from None
     out = report / shape
     out.mkdir(parents=True, exist_ok=True)
     for old in ("ledger.json", "verdict.json", "verify.json"):

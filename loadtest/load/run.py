@@ -7,24 +7,26 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import gevent
 import gevent.event
 from locust.env import Environment
 
 from loadtest.load.api import Api
 from loadtest.load.ledger import Ledger
-from loadtest.load.thresholds import JOURNEY, Findings, Measured, Measures, judge_run, limits_from, table
+from loadtest.load.thresholds import JOURNEY, Findings, Limit, Measured, Measures, judge_run, limits_from, table
 from loadtest.load.world import World, first_starts, read_world, run_name
 
 LEDGER, VERDICT = "ledger.json", "verdict.json"
 
 
 class Run:
-    """The world, the ledger, and what was seen broken; `doors` are shut while a sale has not begun."""
+    """The world, the ledger, limits, and what was seen broken; `doors` are shut while a sale has not begun."""
 
-    def __init__(self, world: World, few: list[str], ledger: Ledger, *, shut: bool) -> None:
+    def __init__(self, world: World, few: list[str], ledger: Ledger, limits: dict[str, Limit], *, shut: bool) -> None:
         self.world = world
         self.few = few
         self.ledger = ledger
+        self.limits = limits
         self.broken: Counter[str] = Counter()
         self.booked: Counter[str] = Counter()
         self.doors = gevent.event.Event()
@@ -49,18 +51,21 @@ class Runs:
         return self.now
 
     def begin(self, environment: Environment, **_: Any) -> None:
-        """Look at what there is to book. A run that cannot begin ends with code 2."""
+        """Look at what there is to book. A run that cannot begin is over at once; headless it ends with code 2."""
         options: Any = environment.parsed_options
         shape: Any = environment.shape_class
         try:
+            limits = limits_from(options.limits, shape.chosen.slower)
             with Api(str(environment.host), options.key) as api:
                 world = read_world(api)
                 few = first_starts(api, world.few, shape.chosen.few_starts) if shape.chosen.few_starts else []
         except Exception as problem:
             environment.process_exit_code = 2
             print(f"the load cannot begin: {problem}")
+            # Else the users of the shape would come, and fail, for as long as it lasts. This greenlet ends with it.
+            gevent.spawn(environment.runner.stop).join()
             raise
-        self.now = Run(world, few, self._ledger, shut=shape.chosen.few_starts > 0)
+        self.now = Run(world, few, self._ledger, limits, shut=shape.chosen.few_starts > 0)
 
     def open_doors(self, **_: Any) -> None:
         """Everybody is there."""
@@ -76,7 +81,7 @@ class Runs:
         shape: Any = environment.shape_class
         findings = judge_run(
             self._measures(),
-            limits_from(options.limits, shape.chosen.slower),
+            self.now.limits,
             most_failures=options.most_failures,
             most_unavailable=shape.chosen.most_unavailable
             if options.most_unavailable < 0

@@ -31,6 +31,7 @@ class Stub:
     """`lies` are told in turn to those who book, or book again.
 
     `refusal` (status, error, Retry-After) is what bookings meet.
+    `calendars` are those its key sees.
     `stall_s` is one standstill of everybody, from the request numbered `stall_at` on; `held` counts who met it.
     """
 
@@ -39,6 +40,7 @@ class Stub:
         *,
         lies: tuple[str, ...] = (),
         refusal: tuple[int, str, str | None] | None = None,
+        calendars: tuple[dict[str, Any], ...] = (CALENDAR,),
         stall_at: int = 0,
         stall_s: float = 0.0,
     ) -> None:
@@ -48,6 +50,7 @@ class Stub:
         self._lies: Iterator[str] = cycle(lies or ("",))  # those of replays leave a first booking honest
         self._lies_again: Iterator[str] = cycle([lie for lie in lies if lie in _OF_REPLAYS] or [""])
         self._refusal = refusal
+        self._offered = calendars
         self._stall_at, self._stall_s = stall_at, stall_s
         self._still: asyncio.Event | None = None
         self._by_key: dict[str, tuple[bytes, str]] = {}
@@ -89,7 +92,7 @@ class Stub:
         return web.json_response({"status": "alive"})
 
     async def _calendars(self, _: web.Request) -> web.Response:
-        return web.json_response({"calendars": [CALENDAR], "next_cursor": None})
+        return web.json_response({"calendars": list(self._offered), "next_cursor": None})
 
     async def _availability(self, request: web.Request) -> web.Response:
         first = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)

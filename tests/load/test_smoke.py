@@ -115,6 +115,21 @@ async def test_where_no_load_can_go_says_why(folder: Path, words: list[str], sai
     assert (ended.code, said in ended.out) == (2, True), ended.out
 
 
+async def test_a_limit_that_is_none_is_said_before_the_load(folder: Path) -> None:
+    async with serving(Stub()) as stub:
+        ended = await run_load(folder, "--host", stub.url, "--limits", "JOURNEY booker=fast", KEY="any")
+    assert ended.code == 2
+    assert "LIMITS: 'JOURNEY booker=fast' is not name=p95/p99" in ended.out
+    assert not stub.asked
+
+
+async def test_a_load_that_cannot_begin_does_not_last(folder: Path) -> None:
+    async with serving(Stub(calendars=())) as stub:
+        ended = await run_load(folder, "--host", stub.url, "--seconds", "3600", KEY="any")
+    assert ended.code == 2, ended.out
+    assert "the load cannot begin: the key sees no calendar" in ended.out
+
+
 async def test_without_a_key_that_can_be_made_it_says_how_to_make_one(folder: Path) -> None:
     async with serving(Stub()) as stub:
         ended = await run_load(folder, "--host", stub.url, PORT=1)
