@@ -77,6 +77,9 @@ class Runs:
         if self.now is None:
             environment.process_exit_code = environment.process_exit_code or 2
             return
+        if environment.runner is not None:
+            # Ctrl-C on the page comes amid the load: what its users do until they end belongs to the ledger.
+            environment.runner.stop()
         options: Any = environment.parsed_options
         shape: Any = environment.shape_class
         findings = judge_run(

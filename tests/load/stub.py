@@ -31,7 +31,7 @@ class Stub:
     """`lies` are told in turn to those who book, or book again.
 
     `refusal` (status, error, Retry-After) is what bookings meet.
-    `calendars` are those its key sees.
+    `calendars` are those its key sees. Every answer takes `slow_s`.
     `stall_s` is one standstill of everybody, from the request numbered `stall_at` on; `held` counts who met it.
     """
 
@@ -43,6 +43,7 @@ class Stub:
         calendars: tuple[dict[str, Any], ...] = (CALENDAR,),
         stall_at: int = 0,
         stall_s: float = 0.0,
+        slow_s: float = 0.0,
     ) -> None:
         self.asked: Counter[str] = Counter()
         self.held = 0
@@ -51,6 +52,7 @@ class Stub:
         self._lies_again: Iterator[str] = cycle([lie for lie in lies if lie in _OF_REPLAYS] or [""])
         self._refusal = refusal
         self._offered = calendars
+        self._slow_s = slow_s
         self._stall_at, self._stall_s = stall_at, stall_s
         self._still: asyncio.Event | None = None
         self._by_key: dict[str, tuple[bytes, str]] = {}
@@ -86,6 +88,7 @@ class Stub:
         if self._still is not None and not self._still.is_set():
             self.held += 1
             await self._still.wait()
+        await asyncio.sleep(self._slow_s)
         return await handler(request)
 
     async def _alive(self, _: web.Request) -> web.Response:
