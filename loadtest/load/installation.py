@@ -7,6 +7,7 @@ installation's database, an organization of the run's own is made, with both; ot
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from loadtest.load.api import Api, Unanswered
 from loadtest.load.world import furnish, run_name
 from service.config import Settings
 from service.embedded import RunFile
+from service.embedded.process import OwnedProcess, drive
 from service.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,36 +142,27 @@ def _started() -> Iterator[tuple[str, dict[str, str]]]:
         log = Path(folder) / "up.log"
         with log.open("wb") as out:
             command = [sys.executable, "-m", "service.cli", "up"]
-            # In a session of its own, so that Ctrl-C ends the load first and this afterwards.
-            process = subprocess.Popen(  # noqa: S603 - our own command
-                command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True
+            # In a session of its own, so that Ctrl-C ends the load first and this afterwards; also when we are killed.
+            process = OwnedProcess(
+                command, death_signal=signal.SIGTERM, env=environment, output=out.fileno(), cwd=Path(folder)
             )
         try:
             _wait_until_ready(process, url, log)
             yield url, environment
         finally:
-            _stop(process)
+            drive(process.stopping(((signal.SIGTERM, _STOPPED_WITHIN_S),)))
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(process: OwnedProcess, url: str, log: Path) -> None:
     deadline = time.monotonic() + _READY_WITHIN_S
     while True:
         with suppress(Unanswered), Api(url) as api:
             if api.once("GET", "/readyz")[0] == 200:
                 return
-        if process.poll() is not None or time.monotonic() > deadline:
+        if not process.alive() or time.monotonic() > deadline:
             said = log.read_text(errors="replace")[-1_500:]
             raise NoTarget(f"an installation for the run could not be started:\n{said}")
         time.sleep(_LOOK_S)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOPPED_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _free_port() -> int:

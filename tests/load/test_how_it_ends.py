@@ -64,3 +64,13 @@ async def test_what_users_do_after_ctrl_c_on_the_page_is_in_the_ledger(folder: P
     assert "verify: answered 201" in out.decode()
     assert "nobody was told so" not in out.decode()
     assert "was told as" not in out.decode()
+
+
+async def test_an_installation_of_its_own_ends_with_a_load_that_is_killed(folder: Path) -> None:
+    async with load(folder, "--users", "1", PORT=1, TMPDIR=folder) as process:
+        assert process.stdout is not None
+        while b"smoke on http" not in await asyncio.wait_for(process.stdout.readline(), 60):
+            pass
+        assert any("service.cli up" in words for words in processes_of(folder))
+        os.killpg(process.pid, signal.SIGKILL)
+        await eventually(lambda: not processes_of(folder), within_s=30)
