@@ -28,7 +28,7 @@ faults: .venv/.test ## the fault runs at full length, reported in .data/faults (
 	.venv/bin/python -m tests.faults --seeds $(SEEDS) --seconds $(or $(SECONDS),130) $(ARGS)
 
 load: .venv/.test ## users in their crowds, then a look at whether all they were told is true (SHAPE=smoke HOST=URL KEY=... ARGS=--web)
-	@exec .venv/bin/python -m loadtest.load $(if $(findstring ://,$(HOST)),--host $(HOST)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+	@exec .venv/bin/python -m loadtest.load $(if $(findstring ://,$(HOST))$(filter command,$(origin HOST)),--host "$(HOST)") $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 bench: .venv/.runtime ## measure it beside Postgres and Sanic alone, into loadtest/RESULTS.md (ARGS="--figures B1,B2" chooses)
 	@command -v wrk >/dev/null \

@@ -47,6 +47,14 @@ def test_run_becomes_booking_itself_so_that_signals_reach_it(root: Path) -> None
     assert recipe[1] == "\t@exec .venv/bin/booking up\n"
 
 
+def test_a_host_that_is_given_to_make_is_where_the_load_goes_or_is_refused(root: Path) -> None:
+    """Some shells have a HOST of their own, the machine's name, which is not meant."""
+    up_to_date = ("--dry-run", "--old-file=.venv/.test", "load")
+    assert '--host "localhost:3000"' in make(root, *up_to_date, "HOST=localhost:3000").stdout
+    assert '--host "http://other"' in make(root, *up_to_date, HOST="http://other").stdout
+    assert "--host" not in make(root, *up_to_date, HOST="this-machine").stdout
+
+
 def test_a_python_without_venv_is_told_what_to_install(root: Path, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text((root / "Makefile").read_text())
     python = tmp_path / "python-without-venv"

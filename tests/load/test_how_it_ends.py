@@ -48,10 +48,10 @@ async def test_what_users_do_after_ctrl_c_on_the_page_is_in_the_ledger(folder: P
 
     async def begun() -> bool:
         form = {"user_count": 1, "spawn_rate": 1, "host": stub.url}
+        page = f"http://127.0.0.1:{port}/swarm"
         with suppress(aiohttp.ClientConnectionError):
-            async with aiohttp.ClientSession() as session:
-                async with session.post(f"http://127.0.0.1:{port}/swarm", data=form) as answer:
-                    return answer.status == 200
+            async with aiohttp.ClientSession() as session, session.post(page, data=form) as answer:
+                return answer.status == 200
         return False
 
     async with serving(stub):
