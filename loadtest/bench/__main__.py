@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ from service.logs import configure_logging
 DATA = Path(".data/bench")
 REPORT = Path("loadtest")
 _QUICK_CLIENTS = 8
+# The buyers of B11 come at once, each with a connection; shells allow 1,024 unless one asks for more.
+_OPEN_FILES = 8192
 
 
 @click.command(help=__doc__)
@@ -41,6 +44,7 @@ def main(figures: str, repeats: int, seconds: float, hasty: bool, report: Path, 
     configure_logging("error", "console", "bench")
     machine = of_machine(f"python -m loadtest.bench {' '.join(sys.argv[1:])}".strip())
     notebook = Notebook()
+    allow_open_files(_OPEN_FILES)
     try:
         run = Run(
             folder=data.resolve(),
@@ -52,13 +56,22 @@ def main(figures: str, repeats: int, seconds: float, hasty: bool, report: Path, 
             say=lambda text: click.echo(text, err=True),
         )
         uvloop.run(_until_told(run))
-    except (Untrue, RuntimeError) as problem:
-        click.echo(f"bench: {problem}", err=True)
+    except (Untrue, RuntimeError, OSError) as problem:
+        click.echo(f"bench: {problem or type(problem).__name__}", err=True)
         sys.exit(1)
     click.echo("\n".join((*table(notebook, chosen), "", *parts(notebook, chosen))))
     write_report(report, notebook, chosen, [*machine, *run.facts])
     click.echo(f"the report is {report / RESULTS}")
     sys.exit(0 if hasty or not failed(notebook, chosen) else 1)
+
+
+def allow_open_files(wanted: int) -> None:
+    """Let this process, and those it starts, have so many files open, or as many as it may allow itself."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        wanted = min(wanted, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _wrk() -> WrkLoad:

@@ -4,6 +4,6 @@ function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
     '\nCOUNTED {"requests":%d,"refused":%d,"broken":%d,"microseconds":%d,"p50":%d,"p99":%d}\n',
-    summary.requests, errors.status, errors.connect + errors.read + errors.write + errors.timeout, summary.duration,
+    summary.requests, errors.status, errors.connect + errors.read + errors.write, summary.duration,
     latency:percentile(50), latency:percentile(99)))
 end

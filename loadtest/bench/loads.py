@@ -60,7 +60,7 @@ class Load(Protocol):
         ...
 
     async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
-        """Book as fast as the answers come."""
+        """Book as fast as the answers come. Raises RuntimeError when a connection broke."""
         ...
 
     async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
@@ -73,7 +73,8 @@ class Load(Protocol):
     async def get(self, port: int, path: str, seconds: float, *, numbered: bool = False, **headers: str) -> Counted:
         """Ask for one path; underscores in the names of headers stand for hyphens.
 
-        `numbered`: no two requests are the same, each has a correlation id of its own.
+        `numbered`: no two requests are the same, each has a correlation id of its own. Raises RuntimeError when a
+        connection broke.
         """
         ...
 
@@ -140,7 +141,10 @@ class OwnLoad:
 
 
 def _counted(line: str) -> Counted:
-    return msgspec.json.decode(line, type=Counted)
+    counted = msgspec.json.decode(line, type=Counted)
+    if counted.broken:  # a process that ended leaves fewer to answer, and nobody knows how many it had carried out
+        raise RuntimeError(f"{counted.broken} connections broke under a load")
+    return counted
 
 
 def _of(found: Latencies, seconds: float) -> Counted:

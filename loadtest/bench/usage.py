@@ -62,7 +62,8 @@ async def read(pids: Pids, sql: Any, redis: Any) -> Reading:
     return Reading(
         {
             "API": sum(_own_us(pid) for pid in pids.api),
-            "Redis": sum(_own_us(pid) for pid in pids.redis),
+            # With its children, which write its log anew.
+            "Redis": sum(_family_us(pid) for pid in pids.redis),
             "Postgres": _family_us(pids.postgres),
             "worker": sum(_own_us(pid) for pid in pids.worker),
             "mocks": sum(_own_us(pid) for pid in pids.mocks),

@@ -1,0 +1,79 @@
+"""A load under which something broke is no figure; and what all need to come at once is there."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from loadtest.bench import loads
+from loadtest.bench.loads import WrkLoad
+from loadtest.bench.requests import Wishes
+from loadtest.bench.setting import Crowd
+from loadtest.bench.usage import Pids, read
+from tests.load.running import ROOT
+
+WISHES = Wishes(Crowd("x-", (1,), 1), "tag-", datetime(2030, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+async def test_a_connection_that_breaks_ends_the_run(monkeypatch: pytest.MonkeyPatch, broken: int) -> None:
+    async def ended(*_: Any) -> str:
+        return f'{{"requests":9,"refused":0,"broken":{broken},"microseconds":1,"p50":1,"p99":1}}'
+
+    monkeypatch.setattr(loads, "run_wrk", ended)
+    for load in (WrkLoad().book(1, WISHES, 1.0), WrkLoad().get(1, "/", 1.0)):
+        if broken:
+            with pytest.raises(RuntimeError, match="1 connections broke"):
+                await load
+        else:
+            assert (await load).requests == 9
+
+
+def test_as_many_files_may_be_open_as_there_are_buyers() -> None:
+    """Asked in a process of its own, which begins with what a shell allows."""
+    ask = "; ".join(
+        (
+            "import resource as r",
+            "r.setrlimit(r.RLIMIT_NOFILE, (256, r.getrlimit(r.RLIMIT_NOFILE)[1]))",
+            "from loadtest.bench.__main__ import allow_open_files",
+            "allow_open_files(2000)",
+            "print(r.getrlimit(r.RLIMIT_NOFILE)[0])",
+        )
+    )
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(said.stdout) == (2000 if most == resource.RLIM_INFINITY else min(2000, most))
+
+
+class Nothing:
+    """A Postgres and a Redis that have counted nothing."""
+
+    async def fetchrow(self, _: str) -> dict[str, int]:
+        return {"commits": 0, "writes": 0, "wal": 0}
+
+    async def info(self, _: str) -> dict[str, Any]:
+        return {}
+
+
+def test_what_a_child_of_redis_used_is_counted_when_it_has_ended() -> None:
+    ask = "; ".join(
+        (
+            "import os, subprocess, sys, time",
+            "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 0.2: pass'])",
+            "print(flush=True)",
+            "sys.stdin.read()",
+        )
+    )
+    with subprocess.Popen([sys.executable, "-c", ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        pids = Pids((), (), (), redis=(process.pid,), postgres=process.pid)
+        found = asyncio.run(read(pids, Nothing(), Nothing()))
+        process.communicate()
+    assert found.cpu_us["Redis"] >= 200_000
