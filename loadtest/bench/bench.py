@@ -18,7 +18,7 @@ from loadtest.bench.place import Place, free_port
 from loadtest.bench.requests import Wishes, all_starts
 from loadtest.bench.setting import CALENDAR, DAYS, Crowd, first_midnight, key_of
 from loadtest.bench.size import Size
-from loadtest.bench.truth import Untrue, booked, check_count
+from loadtest.bench.truth import Untrue, booked, check_count, delivered
 from loadtest.bench.usage import Reading, read
 
 _ANSWERED = r'^booking_http_requests_total\{[^}]*status="%d"[^}]*\} ([\d.e+]+)$'
@@ -37,6 +37,8 @@ class Burst:
     # Of the API alone, without what the worker does: script calls, and commits of bookings.
     api_scripts: int
     api_commits: int
+    # Deliveries made meanwhile, of these bookings or earlier ones.
+    delivered: int
 
     @property
     def a_second(self) -> float:
@@ -67,16 +69,17 @@ class Bench:
         await sql.execute("CHECKPOINT")
         if warm_s:
             await self.load.book(port, self._wishes(crowd), warm_s)
-        before = await booked(sql, crowd.orgs)
+        before, delivered_before = await booked(sql, crowd.orgs), await delivered(sql)
         async with self.place.redis() as redis:
             at_first, calls_at_first = await read(self.place.pids, sql, redis), await self._sum(_API_SCRIPTS)
             commits_at_first = await self._sum(_API_COMMITS)
             counted = await self.load.book(port, self._wishes(crowd), seconds)
             cost = (await read(self.place.pids, sql, redis)).since(at_first)
+            made = await delivered(sql) - delivered_before
             calls = await self._sum(_API_SCRIPTS) - calls_at_first
             commits = await self._sum(_API_COMMITS) - commits_at_first
         added = await check_count(sql, crowd.orgs, before, counted.accepted, self.load.left_open)
-        return Burst(counted, cost, added, calls, commits)
+        return Burst(counted, cost, added, calls, commits, made)
 
     def _wishes(self, crowd: Crowd) -> Wishes:
         number = next(self.numbers)

@@ -58,7 +58,13 @@ async def against_ones(bench: Bench) -> None:
         await check_overlaps(sql)
     ones, ours = found
     bench.notebook.note(
-        "B2", "ones", ours.a_second / ones.a_second, bookings_a_second=ours.a_second, by_ones_a_second=ones.a_second
+        "B2",
+        "ones",
+        ours.a_second / ones.a_second,
+        bookings_a_second=ours.a_second,
+        by_ones_a_second=ones.a_second,
+        refused=ours.counted.refused,
+        refused_by_ones=ones.counted.refused,
     )
 
 
@@ -73,7 +79,12 @@ async def over_many(bench: Bench) -> None:
         await check_overlaps(sql)
     many, one = found
     bench.notebook.note(
-        "B12", "many", many.a_second / one.a_second, many_a_second=many.a_second, one_a_second=one.a_second
+        "B12",
+        "many",
+        many.a_second / one.a_second,
+        many_a_second=many.a_second,
+        one_a_second=one.a_second,
+        refused=many.counted.refused,
     )
 
 
@@ -110,6 +121,7 @@ def _note_cost(bench: Bench, burst: Burst) -> None:
         "scripts",
         cost.script_calls / bookings,
         of_the_API_alone=burst.api_scripts / bookings,
+        deliveries_made_meanwhile=burst.delivered / bookings,
         **{"µs in scripts": cost.script_us / bookings},
     )
     note(

@@ -10,7 +10,7 @@ from loadtest.bench.open_loop import quantile
 from loadtest.bench.pgbench import add_contacts
 from loadtest.bench.requests import all_starts
 from loadtest.bench.setting import DAYS, STARTS_A_DAY, make_crowd
-from loadtest.bench.truth import check_count, check_overlaps
+from loadtest.bench.truth import check_count, check_overlaps, delivered
 from loadtest.bench.usage import read
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -19,10 +19,13 @@ OURS, PGBENCH = "ours", "pgbench"
 _FILLED = 0.4
 
 
-async def at_half_speed(bench: Bench) -> None:
-    """B9, once: bookings at half of B1's rate for a minute and what they cost, then pgbench at the same."""
+async def at_half_speed(bench: Bench, rate: float | None = None) -> float:
+    """One repeat of B9: bookings at half of B1's rate for a minute and what they cost, then pgbench at the same.
+
+    The rate, which the next repeat takes over.
+    """
     seconds = bench.size.latency_s
-    rate = await _half(bench)
+    rate = rate or await _half(bench)
     crowds = math.ceil(rate * seconds / (_FILLED * bench.size.coaches * DAYS * STARTS_A_DAY))
     async with bench.place.sql() as sql:
         crowd = await make_crowd(sql, bench.tag("pace"), organizations=crowds, coaches=bench.size.coaches)
@@ -30,9 +33,11 @@ async def at_half_speed(bench: Bench) -> None:
         baseline = await baseline_of(bench, sql, crowd)
         await sql.execute("CHECKPOINT")
         async with bench.place.redis() as redis:
+            made = -await delivered(sql)
             at_first = await read(bench.place.pids, sql, redis)
             found = await bench.load.book_at(bench.place.port, all_starts(crowd, bench.tag("pace")), rate, seconds)
             cost = (await read(bench.place.pids, sql, redis)).since(at_first)
+            made += await delivered(sql)
         await check_count(sql, crowd.orgs, 1, found.statuses[201], 0)
         with bench.place.only_servers():
             beside = await make_crowd(sql, bench.tag("beside"), coaches=crowds * bench.size.coaches)
@@ -48,9 +53,11 @@ async def at_half_speed(bench: Bench) -> None:
         "p99",
         found.quantile(0.99) / quantile(inserts, 0.99),
         **parts,
+        deliveries_made_meanwhile=made / found.statuses[201],
         asked_a_second=rate,
         refused=found.statuses.total() - found.statuses[201],
     )
+    return rate
 
 
 async def _half(bench: Bench) -> float:

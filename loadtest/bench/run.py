@@ -87,9 +87,9 @@ class Run:
             await memory.of_a_year(bench)
 
     async def _latency(self, bench: Bench) -> None:
-        if "B9" in self.figures:
-            self.say(f"latency, {self.size.latency_s:.0f} s each")
-            await latency.at_half_speed(bench)
+        rate: float | None = None
+        for _ in self._repeats(f"latency, {self.size.latency_s:.0f} s each", {"B9"}):
+            rate = await latency.at_half_speed(bench, rate)
 
     async def _crowded(self, few: Bench, many: Bench) -> None:
         if "B10" in self.figures:

@@ -33,6 +33,11 @@ async def _count(sql: Any, orgs: Sequence[int]) -> int:
     )
 
 
+async def delivered(sql: Any) -> int:
+    """How many deliveries were made so far, of all organizations."""
+    return await sql.fetchval("SELECT count(*) FROM deliveries WHERE state = 'delivered'")
+
+
 async def check_count(sql: Any, orgs: Sequence[int], before: int, counted: int, open_requests: int) -> int:
     """The bookings added since there were `before`.
 
