@@ -63,7 +63,8 @@ class Runs:
             environment.process_exit_code = 2
             print(f"the load cannot begin: {problem}")
             # Else the users of the shape would come, and fail, for as long as it lasts. This greenlet ends with it.
-            gevent.spawn(environment.runner.stop).join()
+            if environment.runner is not None:
+                gevent.spawn(environment.runner.stop).join()
             raise
         self.now = Run(world, few, self._ledger, limits, shut=shape.chosen.few_starts > 0)
 
