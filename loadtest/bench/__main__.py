@@ -33,10 +33,16 @@ _OPEN_FILES = 8192
 @click.option("--repeats", default=3, help="How often each is measured.", show_default=True)
 @click.option("--seconds", default=8.0, help="How long each load lasts.", show_default=True)
 @click.option("--quick", "hasty", is_flag=True, help="A few requests of each, which prove the way and no speed.")
-@click.option("--report", type=click.Path(path_type=Path), default=REPORT, help="Folder for it.", show_default=True)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help=f"Folder for it.  [default: {REPORT}; of a part, or a quick one, that of --data]",
+)
 @click.option("--data", type=click.Path(path_type=Path), default=DATA, help="Folder for servers.", show_default=True)
 @click.option("--servers", type=click.Choice(["embedded", "debian"]), default="embedded", show_default=True)
-def main(figures: str, repeats: int, seconds: float, hasty: bool, report: Path, data: Path, servers: str) -> None:
+def main(
+    figures: str, repeats: int, seconds: float, hasty: bool, report: Path | None, data: Path, servers: str
+) -> None:
     chosen = [word.strip() for word in figures.split(",")]
     unknown = sorted(set(chosen) - set(ALL))
     if unknown:
@@ -57,12 +63,20 @@ def main(figures: str, repeats: int, seconds: float, hasty: bool, report: Path, 
         )
         uvloop.run(_until_told(run))
     except (Untrue, RuntimeError, OSError) as problem:
+        if notebook.measured:
+            _show(notebook, chosen)
         click.echo(f"bench: {problem or type(problem).__name__}", err=True)
         sys.exit(1)
-    click.echo("\n".join((*table(notebook, chosen), "", *parts(notebook, chosen))))
+    _show(notebook, chosen)
+    # What is published is of a whole run.
+    report = report or (REPORT if set(chosen) == set(ALL) and not hasty else data)
     write_report(report, notebook, chosen, [*machine, *run.facts])
     click.echo(f"the report is {report / RESULTS}")
     sys.exit(0 if hasty or not failed(notebook, chosen) else 1)
+
+
+def _show(notebook: Notebook, chosen: list[str]) -> None:
+    click.echo("\n".join((*table(notebook, chosen), "", *parts(notebook, chosen))))
 
 
 def allow_open_files(wanted: int) -> None:

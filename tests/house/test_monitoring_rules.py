@@ -87,7 +87,8 @@ def test_every_alert_says_what_it_means_and_how_urgent_it_is(root: Path) -> None
 
 def test_dead_letters_are_told_when_they_come_and_not_for_as_long_as_they_stay(root: Path) -> None:
     (rule,) = [rule for rule in alerts(root) if "booking_stream_dead" in rule["expr"]]
-    compared = promql.parse(rule["expr"]).lhs.expr
+    parsed: Any = promql.parse(rule["expr"])
+    compared = parsed.lhs.expr
     assert str(compared.op) == "-"
     assert [part.name for part in selectors(compared)] == ["booking_stream_dead"] * 2
     assert compared.rhs.func.name == "min_over_time"
