@@ -16,7 +16,8 @@ from loadtest.bench.truth import Untrue
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder it runs in."""
+    """The folder it runs in; the log of the tests stays as it is."""
+    monkeypatch.setattr("loadtest.bench.__main__.configure_logging", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
