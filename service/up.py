@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,7 +85,8 @@ def up(settings: Settings) -> None:
             if not supervisor.run(until=lambda: is_ready(settings, mocked.values()), timeout_s=READY_WITHIN_S):
                 raise ConfigurationError(f"PORT: nothing could be booked within {READY_WITHIN_S:.0f} s of the start")
             welcome(settings)
-            supervisor.run()
+            with shut_before_the_end(listening):
+                supervisor.run()
 
 
 def serve(settings: Settings) -> None:
@@ -98,7 +99,8 @@ def serve(settings: Settings) -> None:
         with Supervisor(lambda _name, pid: forget_process(pid, metrics_dir)) as supervisor:
             supervisor.start(*api_children(settings, listening, child_environment(settings, metrics_dir)))
             say(f"API on http://{settings.host}:{settings.port}")
-            supervisor.run()
+            with shut_before_the_end(listening):
+                supervisor.run()
 
 
 def beside_signals(work: Coroutine[Any, Any, None]) -> None:
@@ -225,6 +227,18 @@ _KEEPS_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
     "MALLOC_TOP_PAD_": str(16 * 1024 * 1024),
 }
+
+
+@contextlib.contextmanager
+def shut_before_the_end(listening: socket.socket) -> Generator[None]:
+    """Whoever comes while the API processes finish is refused at once: nobody would take that connection any more.
+
+    It is shut for all who share it, and not closed by each, because the kernel goes on until the last one has.
+    """
+    try:
+        yield
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def api_children(settings: Settings, listening: socket.socket, environment: Mapping[str, str]) -> list[Child]:

@@ -7,6 +7,7 @@ with the process that was awake first: of 64 one of two had 33 to 64.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +68,11 @@ class Acceptor:
             self._turns = min(self._turns + 1, PATIENT_TURNS + 4 * MOST_DOUBLINGS)
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):  # that was all, or a client left
             self._turns = max(self._turns - 4, 0)
-        except OSError as problem:  # too many open files, or the network's own: see accept(2)
+        except OSError as problem:
+            if problem.errno == errno.EINVAL:  # it was shut: we shall be told to stop
+                self.stop()
+                return
+            # Too many open files, or the network's own: see accept(2).
             _log.warning("no connection taken", error=str(problem))
             pause_s = TROUBLE_S
         if pause_s:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.api.accept import FEW, Acceptor
 from tests.servers import eventually
@@ -114,3 +115,14 @@ async def test_too_many_open_files_end_nothing(listening: socket.socket, monkeyp
         async with accepting(exhausted) as clients:
             await eventually(lambda: len(clients.transports) == 1, what="the client")
         assert exhausted.refused
+
+
+async def test_who_accepts_on_a_socket_that_was_shut_is_done(listening: socket.socket) -> None:
+    with capture_logs() as lines:
+        async with accepting(listening) as clients:
+            listening.shutdown(socket.SHUT_RDWR)
+            await eventually(lambda: clients.turns > 0, what="a turn")
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert clients.turns == 1
+    assert lines == []

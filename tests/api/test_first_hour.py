@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,7 +72,7 @@ async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> 
         assert {os.getpriority(os.PRIO_PROCESS, worker) - number for number in niceness} == {10}, "bookings come first"
         assert session_niceness(worker) in (None, 10), "also where the processor is shared out among sessions"
 
-        assert await stack.stop() < STOPPED_WITHIN_S
+        await who_comes_while_it_stops_is_refused_at_once(stack)
         assert stack.processes() == {}
 
         await stack.start()
@@ -82,6 +85,25 @@ async def test_look_book_cancel_by_the_calendar_stop_and_go_on(folder: Path) -> 
         await stack.verify()
     finally:
         await stack.remove()
+
+
+async def who_comes_while_it_stops_is_refused_at_once(stack: Stack) -> None:
+    """Stop it while a request is under way, whose body does not come."""
+    place = "127.0.0.1", stack.ports["PORT"]
+    head = f"POST /api/contacts HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection(place) as slow:
+        slow.sendall(head.encode())
+        stopping = asyncio.ensure_future(stack.stop())
+
+        def refused() -> bool:
+            with suppress(ConnectionRefusedError):
+                socket.create_connection(place).close()
+                return False
+            return True
+
+        await eventually(refused, what="a refusal")
+        assert stack.pids("api-process"), "nobody is there any more to refuse or to answer"
+    assert await stopping < STOPPED_WITHIN_S
 
 
 @pytest.mark.parametrize(
