@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -17,6 +18,8 @@ from service.domain.schedule import Week, WeeklySchedule, Window
 
 # Beyond that, adding up what each did to the deficits is no work to be done in passing.
 MANY_LIVE = 100_000
+# So many are added up at a time: a few milliseconds in which nobody else is served.
+AT_A_TIME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +218,14 @@ class RosterStore:
         return row is not None and row["many"]
 
     async def deficits(self, roster: Roster) -> dict[int, int]:
-        """What each coach is owed by Postgres' account, in millionths of an appointment; sums to 0."""
-        async with self._database.snapshot() as connection:
-            return await self.deficits_within(connection, roster.org)
+        """What each coach is owed by Postgres' account, in millionths of an appointment; sums to 0.
 
-    async def deficits_within(self, connection: Any, org: int) -> dict[int, int]:
-        """`deficits` as a transaction sees them."""
+        Added up when the connection has been given back: Postgres would end a transaction that waits so long.
+        """
         owed: dict[int, int] = {}
-        for row in await connection.fetch(statement("considered_of_live"), org):
+        for number, row in enumerate(await self._database.fetch("considered_of_live", roster.org), 1):
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
             considered = unpack_considered(row["considered"])
             if sum(c.share for c in considered) != APPOINTMENT_UNITS:
                 continue

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from service.app import Services
-from service.db.statements import statement
+from service.db.statements import statement, statements
+from service.domain.assignment import Considered, unpack_considered
 from service.domain.calendar import Roster
 from service.domain.grid import CELLS_PER_DAY, day_of
 from service.errors import SlotUnavailable, Unavailable
@@ -162,6 +164,41 @@ async def test_the_watch_finds_and_repairs_a_difference_within_one_sweep(service
     days = await services.rebuild.steps()
     assert sum([await watch() for _ in range(days)]) == 1
     assert (await look(services)).holds
+
+
+async def test_very_many_appointments_are_added_up_in_turns_and_in_no_transaction(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await book_some(services, org)
+    roster = await services.rosters.get(org)
+    owed = await services.roster_store.deficits(roster)
+    assert any(owed.values())
+    each_400_times = statement("considered_of_live").replace(
+        "WHERE a.org_id = $1", "CROSS JOIN generate_series(1, 400)\nWHERE a.org_id = $1"
+    )
+    monkeypatch.setitem(statements(), "considered_of_live", each_400_times)
+    in_one_turn, most, done = 0, 0, asyncio.Event()
+
+    async def somebody_else() -> None:
+        nonlocal in_one_turn
+        while not done.is_set():
+            in_one_turn = 0
+            await asyncio.sleep(0)
+
+    def unpack(packed: bytes) -> tuple[Considered, ...]:
+        nonlocal in_one_turn, most
+        in_one_turn += 1
+        most = max(most, in_one_turn)
+        return unpack_considered(packed)
+
+    monkeypatch.setattr("service.db.rosters.unpack_considered", unpack)
+    others = asyncio.ensure_future(somebody_else())
+    with patch.object(services.database, "snapshot", side_effect=AssertionError("Postgres ends it after five seconds")):
+        found = await services.roster_store.deficits(roster)
+    done.set()
+    await others
+    assert found == {column: 400 * units for column, units in owed.items()}
+    assert 0 < most < 12 * 400 / 10
 
 
 @pytest.mark.parametrize(("many", "put_right"), [(4, True), (3, False)])
