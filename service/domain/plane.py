@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
-from service.domain.grid import CELLS_PER_DAY, column_bit, columns_mask
+from service.domain.grid import CELLS_PER_DAY, column_bit, columns_in, columns_mask
 
 
 def plane_of(cells_by_column: Mapping[int, int], width: int) -> bytes:
@@ -43,6 +43,16 @@ def column_cells(plane: bytes, column: int, width: int) -> int:
     for row in range(CELLS_PER_DAY):
         cells = cells << 1 | (1 if int.from_bytes(plane[row * width : (row + 1) * width], "big") & bit else 0)
     return cells
+
+
+def differing_columns(plane: bytes, other: bytes, width: int) -> list[int]:
+    """The columns in which two planes of one width differ, ascending: a row at a time, not a column."""
+    found = 0
+    for row in range(0, len(plane), width):
+        one, another = plane[row : row + width], other[row : row + width]
+        if one != another:
+            found |= int.from_bytes(one, "big") ^ int.from_bytes(another, "big")
+    return list(columns_in(found, width))
 
 
 def bitmap(cells: int) -> bytes:

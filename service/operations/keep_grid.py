@@ -15,7 +15,7 @@ from service.clock import Clock
 from service.db.rosters import DaySource, RecordedChange, RosterStore
 from service.domain.calendar import Roster
 from service.domain.grid import day_of
-from service.domain.plane import cells_mask, column_cells, plane_of
+from service.domain.plane import cells_mask, differing_columns, plane_of
 from service.domain.schedule import open_cells
 from service.errors import Unavailable
 from service.metrics import Metrics
@@ -225,10 +225,8 @@ class GridKeeper:
                 suspects.add(column)
         expected = (open_by_column(source, day), occupied_by_column(source, day))
         for plane, cells in zip(planes, expected, strict=True):
-            if plane != plane_of(cells, roster.width):
-                suspects.update(
-                    column for column in limits if column_cells(plane, column, roster.width) != cells.get(column, 0)
-                )
+            differing = differing_columns(plane, plane_of(cells, roster.width), roster.width)
+            suspects.update(column for column in differing if column in limits)
         found = await self.repair(org, sorted(suspects), [day], write=write)
         self._differences.inc(found.total)
         return found

@@ -12,6 +12,7 @@ from service.domain.plane import (
     bitmap,
     cells_mask,
     column_cells,
+    differing_columns,
     packed_i32,
     packed_u16,
     packed_u32,
@@ -29,6 +30,15 @@ def test_a_plane_holds_each_columns_cells_and_nothing_else(cells: dict[int, int]
     plane = plane_of(cells, 8)
     assert len(plane) == CELLS_PER_DAY * 8
     assert [column_cells(plane, column, 8) for column in range(64)] == [cells.get(c, 0) for c in range(64)]
+
+
+@settings(max_examples=40)
+@given(one=st.dictionaries(st.integers(0, 63), shapes, max_size=6), other=st.dictionaries(st.integers(0, 63), shapes))
+def test_the_columns_in_which_two_planes_differ_are_those_whose_cells_do(
+    one: dict[int, int], other: dict[int, int]
+) -> None:
+    differing = differing_columns(plane_of(one, 8), plane_of(other, 8), 8)
+    assert differing == [column for column in range(64) if one.get(column, 0) != other.get(column, 0)]
 
 
 def test_the_first_cell_is_the_first_row_and_the_first_column_its_highest_bit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -164,6 +165,29 @@ async def test_the_watch_finds_and_repairs_a_difference_within_one_sweep(service
     days = await services.rebuild.steps()
     assert sum([await watch() for _ in range(days)]) == 1
     assert (await look(services)).holds
+
+
+async def test_one_difference_is_looked_for_by_rows_not_in_every_cell_of_every_coach(
+    services: Services, org: int
+) -> None:
+    await services.keeper.fill(org)
+    day = day_of(services.clock.now()) + 9
+    await flip_an_occupied_bit(services, org, day)
+    coaches = len((await services.rosters.get(org)).coaches)
+    numbers = 0
+
+    def count(_frame: object, event: str, called: Any) -> None:
+        nonlocal numbers
+        numbers += event == "c_call" and called.__name__ == "from_bytes"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        found = await services.keeper.check_day(org, day, write=True)
+    finally:
+        sys.setprofile(before)
+    assert found.total == 1
+    assert numbers < coaches * CELLS_PER_DAY / 4
 
 
 async def test_very_many_appointments_are_added_up_in_turns_and_in_no_transaction(
