@@ -146,6 +146,7 @@ class RosterStore:
         self, connection: Any, roster: Roster, columns: Sequence[int] | None, first_day: int, last_day: int
     ) -> dict[int, WeeklySchedule]:
         wanted = None if columns is None else list(columns)
+        chosen = None if columns is None else frozenset(columns)
         windows: dict[int, list[list[Window]]] = {}
         for row in await connection.fetch(statement("weekly_windows"), roster.org, wanted):
             column: int = row["coach_no"]
@@ -167,7 +168,7 @@ class RosterStore:
                 overrides=overrides.get(coach.column, {}),
             )
             for coach in roster.coaches
-            if coach.active and (columns is None or coach.column in columns)
+            if coach.active and (chosen is None or coach.column in chosen)
         }
 
     async def day_source(

@@ -1,4 +1,4 @@
-"""Availability reads the days that its slots touch, and no other."""
+"""Availability reads the days that its slots touch, and no other; nobody is looked for coach by coach."""
 
 from __future__ import annotations
 
@@ -28,3 +28,16 @@ async def test_a_week_from_midnight_reads_no_day_that_no_slot_touches(
         found = await services.availability(roster, roster.calendar(calendar), None, start, start + timedelta(days=7))
     assert found.total > 0
     assert [call.args[1] for call in read.call_args_list][-1] == range(first, first + days)
+
+
+class _Columns(list[int]):
+    """Columns in which none may be looked for one after the other."""
+
+    def __contains__(self, column: object) -> bool:
+        raise AssertionError("of ten thousand coaches that is fifty million comparisons")
+
+
+async def test_the_hours_of_many_coaches_are_not_looked_up_in_a_list_of_all(services: Services, org: int) -> None:
+    roster = await services.rosters.get(org)
+    found = await services.roster_store.schedules(roster, _Columns([1, 4]), 20_000, 20_001)
+    assert set(found) == {1, 4}
