@@ -42,15 +42,20 @@ UNKNOWN = (
 TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 # A row carries what the schema refuses or Postgres cannot hold; written again it would be refused again.
 POISONED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# The server has no room right now, does not let us in (a password that was changed, a database that is being restored),
-# or is a standby after a failover; nothing was written.
+# The server has no room right now, or is a standby after a failover; nothing was written.
 CROWDED = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
     asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+# There is no connection, because the server does not let us in: a password that was changed, a database that is being
+# restored, closed or taken from us. Of a statement some of these would be faults of ours.
+_NOT_LET_IN = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InsufficientPrivilegeError,
 )
 
 
@@ -92,7 +97,7 @@ async def open_connection(url: str, **settings: str) -> Any:
     try:
         connection: Any = await asyncpg.connect(url, **_options(**settings))
         await prepare_connection(connection)
-    except (*UNKNOWN, *CROWDED) as problem:
+    except (*UNKNOWN, *CROWDED, *_NOT_LET_IN) as problem:
         raise Unavailable(f"Postgres cannot be reached: {type(problem).__name__}") from problem
     return connection
 
@@ -176,7 +181,7 @@ class Database:
     async def _acquire(self) -> Any:
         try:
             return await self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S)
-        except (*UNKNOWN, *CROWDED, *TRY_AGAIN) as problem:
+        except (*UNKNOWN, *CROWDED, *TRY_AGAIN, *_NOT_LET_IN) as problem:
             raise Unavailable(f"Postgres did not answer: {type(problem).__name__}") from problem
 
     async def _release(self, connection: Any) -> None:

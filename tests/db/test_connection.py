@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from service.db.connection import Database, open_connection
@@ -62,10 +65,35 @@ async def test_a_standby_takes_nothing_and_the_next_write_goes_over_another_conn
         await connection.execute("DELETE FROM appointments")
 
 
-@pytest.mark.parametrize("missing", ["role", "database"])
-async def test_a_server_that_does_not_let_us_in_is_one_that_is_away(database_url: str, missing: str) -> None:
+@pytest.fixture
+async def guest(database_url: str) -> AsyncIterator[str]:
+    """The URL of a role that may do nothing but connect, as everybody may."""
+    async with looking_into(database_url) as sql:
+        await sql.execute("CREATE ROLE guest LOGIN")
+        yield database_url.replace("postgres@", "guest@")
+        await sql.execute("DROP ROLE guest")
+
+
+async def _shut(sql: Any, url: str, why: str) -> str:
+    """Keep us from the database of the URL from now on; how it is asked for then."""
+    name = urlsplit(url).path.strip("/")
+    match why:
+        case "role":
+            return url.replace("guest@", "nobody@")
+        case "database":
+            return url.replace("?", "_gone?")
+        case "closed":
+            await sql.execute("UPDATE pg_database SET datallowconn = false WHERE datname = $1", name)
+        case _:
+            await sql.execute(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+    return url
+
+
+@pytest.mark.parametrize("why", ["role", "database", "closed", "taken"])
+async def test_a_server_that_does_not_let_us_in_is_one_that_is_away(database_url: str, guest: str, why: str) -> None:
     """A password that is being changed, a database that is being restored: neither is a fault of the request."""
-    url = database_url.replace("postgres@", "nobody@") if missing == "role" else database_url.replace("?", "_gone?")
+    async with looking_into(database_url) as sql:
+        url = await _shut(sql, guest, why)
     database = Database(url)
     await database.open()
     try:
@@ -80,6 +108,17 @@ async def test_a_server_that_does_not_let_us_in_is_one_that_is_away(database_url
         async with committing(url) as (committer, _):
             with pytest.raises(Unavailable):
                 await committer.commit(booking())
+    finally:
+        await database.close()
+
+
+async def test_what_a_statement_may_not_is_not_the_server_that_is_away(guest: str) -> None:
+    """It is a fault of the installation that a later try does not mend, so the log shall say what it is."""
+    database = Database(guest)
+    await database.open()
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await database.fetch("answers")
     finally:
         await database.close()
 
