@@ -75,7 +75,7 @@ async def _apply(connection: Any, number: int, name: str, sql: str) -> None:
             async with connection.transaction():
                 await connection.execute(sql, timeout=_LONGEST_S)
                 await connection.execute("INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", number, name)
-        except asyncpg.LockNotAvailableError:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             await asyncio.sleep(_PAUSE_S)
         else:
             return

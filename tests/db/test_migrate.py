@@ -105,3 +105,26 @@ async def test_a_migration_that_never_gets_its_table_says_so_and_leaves_nothing(
             with pytest.raises(Unavailable, match=one_more):
                 await migrate(database_url)
         assert await migrate(database_url) == [one_more]
+
+
+async def test_a_migration_that_crosses_the_way_of_a_booking_is_tried_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds a table that the other wants: Postgres ends whoever notices first, which is the migration here."""
+    both = "ALTER TABLE organizations ADD COLUMN more integer; ALTER TABLE coaches ADD COLUMN more integer"
+    further = [*migration_files(), (9999, "9999_both", both)]
+    monkeypatch.setattr(migrating, "migration_files", lambda: further)
+    monkeypatch.setattr(migrating, "_PAUSE_S", 0.1)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE%' AND wait_event = 'relation'"
+    async with looking_into(database_url) as other, looking_into(database_url) as sql:
+        await other.execute("SET deadlock_timeout = '20s'")
+        async with other.transaction():
+            await other.execute("UPDATE coaches SET score = score")
+            migration = asyncio.create_task(migrate(f"{database_url}&deadlock_timeout=700ms"))
+
+            async def seen() -> bool:
+                return bool(await sql.fetchval(waiting))
+
+            await eventually(seen, what="the migration waits")
+            await other.execute("UPDATE organizations SET roster_version = roster_version + 1")
+        assert await migration == ["9999_both"]
