@@ -216,10 +216,10 @@ class AppointmentStore:
             and row["correlation_id"] == change.correlation_id
         )
 
-    async def event_of_token(self, org: int, appointment_id: UUID, token: UUID) -> tuple[int, EventType] | None:
-        """(sequence, type) of the event that carries the token, or None."""
+    async def event_of_token(self, org: int, appointment_id: UUID, token: UUID) -> tuple[int, str] | None:
+        """(sequence, type) of the event that carries the token, or None; the type may be a word of a newer release."""
         row = await self._database.first("event_by_token", org, appointment_id, token)
-        return None if row is None else (row["sequence"], EventType(row["type"]))
+        return None if row is None else (row["sequence"], row["type"])
 
     async def answer_of_key(self, org: int, key: str) -> tuple[bytes, bytes | None] | None:
         """(fingerprint, answer) of the booking made with an idempotency key, or None.

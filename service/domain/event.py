@@ -65,7 +65,7 @@ class Destination(StrEnum):
     NOTIFICATIONS = "notifications"
 
 
-_HEARD_BY: dict[EventType, tuple[Destination, ...]] = {
+_HEARD_BY: dict[str, tuple[Destination, ...]] = {
     EventType.CREATED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
     EventType.UPDATED: (Destination.CRM,),
     EventType.RESCHEDULED: (Destination.CRM, Destination.CALENDAR, Destination.NOTIFICATIONS),
@@ -78,7 +78,10 @@ _HEARD_BY: dict[EventType, tuple[Destination, ...]] = {
 }
 
 
-def heard_by(event_type: EventType, *, endpoints: bool = False) -> tuple[Destination, ...]:
-    """The built-in destinations that must hear of such an event, and the organization's endpoints if there are any."""
-    heard = _HEARD_BY[event_type]
+def heard_by(event_type: str, *, endpoints: bool = False) -> tuple[Destination, ...]:
+    """The built-in destinations that must hear of such an event, and the organization's endpoints if there are any.
+
+    Who hears of a word of a newer release only that one knows, and finds it undelivered.
+    """
+    heard = _HEARD_BY.get(event_type, ())
     return (*heard, Destination.ENDPOINTS) if endpoints else heard

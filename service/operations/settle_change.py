@@ -63,7 +63,7 @@ class SettleChange:
         event = f"{after.org} {after.appointment_id.hex} {after.version}"
         await self.settle(Settlement(after.org, None, event, await self.streams(after.org, kind)))
 
-    async def streams(self, org: int, kind: EventType) -> tuple[str, ...]:
+    async def streams(self, org: int, kind: str) -> tuple[str, ...]:
         """Whose streams such an event of an organization enters.
 
         A change passes no claim that would tell us of a newer roster, so Redis is asked. Where nobody can say whether

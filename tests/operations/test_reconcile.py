@@ -139,6 +139,24 @@ async def test_died_between_the_cancellation_and_its_release_the_time_is_freed(
     assert (await steps.announced(services))[-1] == f"{org} {appointment.appointment_id.hex} 2"
 
 
+async def test_a_change_of_a_newer_release_is_ended_like_any_other_and_announced_by_that_release(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    """Beside it a process of this one may be who finds what a crash left."""
+    appointment = await services.change.get(org, await _booked(services, org, request_of_4))
+    token = await steps.note_release(services, appointment)
+    await steps.commit_cancellation(services, appointment, token)
+    async with services.database.writing() as sql:
+        await sql.execute("UPDATE events SET type = 'appointment.withdrawn' WHERE token = $1", token)
+    before = await steps.announced(services)
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    assert await _free(services, org, appointment.start_time)
+    assert await steps.differences(services, org) == 0
+    assert await steps.announced(services) == before
+
+
 async def test_a_release_whose_cancellation_never_came_is_dropped_and_frees_nothing(
     services: Services, org: int, request_of_4: BookingRequest
 ) -> None:
