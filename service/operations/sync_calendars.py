@@ -218,7 +218,8 @@ def busy_periods(
     begin, _ = day_bounds(today, where)
     _, end = day_bounds(today + timedelta(days=asked_days - 1), where)
     if last_offered is not None and last_offered < end:
-        end = min(end, day_bounds(local_date(last_offered, where), where)[1])
+        # A slot of before today, as of the year 1 where somebody writes that for none, says nothing of any day.
+        end = begin if last_offered < begin else min(end, day_bounds(local_date(last_offered, where), where)[1])
     answered = [(begin, end)]
     offered = _merged((slot.start_time, slot.end_time) for slot in availability.slots if slot.available)
     blocked: list[Period] = []

@@ -281,6 +281,17 @@ def test_what_is_said_of_far_years_does_not_matter() -> None:
     assert busy([*offered, (far, far + timedelta(minutes=15))]) == [hours(1, 9, 17)]
 
 
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_slots_of_before_today_alone_are_no_word_about_any_day(zone: str) -> None:
+    """The year 1 is what some write where there is no time."""
+    for instant in (datetime(1, 1, 1, tzinfo=UTC), MONDAY - timedelta(days=2)):
+        availability = Availability((OfferedSlot(instant, instant),), timezone=zone)
+        schedule = WeeklySchedule(timezone="UTC", weekly=WEEK)
+        now = MONDAY + timedelta(hours=12)
+        found = busy_periods(availability, None, schedule, [], now=now, days=DAYS, asked_days=3, last_offered=instant)
+        assert found == []
+
+
 def test_our_own_time_is_cut_out() -> None:
     assert busy([hours(0, 9, 10)], ours=[hours(0, 11, 11.5)]) == [hours(0, 10, 11), hours(0, 11.5, 17)]
 
