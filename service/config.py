@@ -88,12 +88,15 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
-_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9.-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:]+\](?::[0-9]{1,5})?")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[a-z0-9._-]+(?::[0-9]{1,5})?|https?://\[[0-9a-f:]+\](?::[0-9]{1,5})?")
+# A browser leaves out the port that goes without saying.
+_UNSAID = re.compile(r"http://.*:80|https://.*:443")
 
 
 def _origin(text: str) -> str:
     """must be * or one origin as browsers send it, as in https://app.example.com, without a path"""
-    if _ORIGIN.fullmatch(text) is None:  # it is compared byte by byte, by the browser
+    # It is compared byte by byte, by the browser.
+    if _ORIGIN.fullmatch(text) is None or _UNSAID.fullmatch(text) is not None:
         raise ValueError(_origin.__doc__)
     return text
 

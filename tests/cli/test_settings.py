@@ -80,12 +80,25 @@ def test_an_address_that_is_not_ours_is_refused_by_its_own_name(host: str) -> No
         up.listen(replace(Settings(), host=host, port=free_port()))
 
 
-@pytest.mark.parametrize("text", ["https://a.example/", "app.example", "https://A.example", "https://a,https://b", " "])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://a.example/",
+        "app.example",
+        "https://A.example",
+        "https://a,https://b",
+        "https://a.example:443",
+        "http://[::1]:80",
+        " ",
+    ],
+)
 def test_an_origin_that_no_browser_sends_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^CORS_ORIGIN: must be \* or one origin"):
         Settings.from_environment({"CORS_ORIGIN": text})
 
 
-@pytest.mark.parametrize("text", ["*", "https://app.example.com", "http://localhost:5173", "http://[::1]:3000", ""])
+@pytest.mark.parametrize(
+    "text", ["*", "https://app.example.com", "http://localhost:5173", "http://my_app:8080", "http://[::1]:3000", ""]
+)
 def test_an_origin_is_taken_as_it_is(text: str) -> None:
     assert Settings.from_environment({"CORS_ORIGIN": text}).cors_origin == text
