@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from service.metrics import Metrics
+from service.metrics import MULTIPROC_DIR, Metrics
 
 OF_PROMETHEUS = {"up"}
 
@@ -92,3 +95,18 @@ def test_dead_letters_are_told_when_they_come_and_not_for_as_long_as_they_stay(r
     assert str(compared.op) == "-"
     assert [part.name for part in selectors(compared)] == ["booking_stream_dead"] * 2
     assert compared.rhs.func.name == "min_over_time"
+
+
+def test_a_worker_that_never_looked_is_silent_too(root: Path, tmp_path: Path) -> None:
+    """Several processes together show no time at which nobody looked, so the alert asks for that as well."""
+    environment = {**os.environ, "PYTHONPATH": str(root), MULTIPROC_DIR: str(tmp_path)}
+    ask = "from service.metrics import Metrics, exposition; print(exposition(Metrics()).decode())"
+    ended = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    name = "booking_streams_seen_timestamp_seconds"
+    assert f"# TYPE {name} gauge" in ended.stdout
+    assert f"\n{name} " not in ended.stdout
+    (rule,) = [rule for rule in alerts(root) if rule["alert"] == "WorkerSilent"]
+    parsed: Any = promql.parse(rule["expr"])
+    assert str(parsed.op) == "or"
+    assert parsed.rhs.func.name == "absent"
+    assert [part.name for part in selectors(parsed.rhs)] == [name]
