@@ -100,3 +100,17 @@ async def test_a_key_that_was_taken_back_and_given_again_counts_again(
         await door()
     door.permit = given
     assert (await door()).scopes == READ
+
+
+@pytest.mark.parametrize("problem", [Unavailable, OutcomeUnknown])
+async def test_a_key_that_is_given_again_counts_while_nothing_can_be_written(
+    services: Services, monkeypatch: pytest.MonkeyPatch, problem: type[Unavailable | OutcomeUnknown]
+) -> None:
+    door = Door(services, monkeypatch)
+    await door()
+    given, door.permit = door.permit, None
+    with pytest.raises(NotAuthenticated):
+        await door()
+    door.take_no_writes(problem)
+    door.permit = given
+    assert (await door()).scopes == READ
