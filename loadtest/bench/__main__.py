@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -20,12 +19,11 @@ from loadtest.bench.surroundings import of_machine
 from loadtest.bench.truth import Untrue
 from loadtest.bench.wrk import wrk_binary
 from service.logs import configure_logging
+from service.processes import allow_open_files
 
 DATA = Path(".data/bench")
 REPORT = Path("loadtest")
 _QUICK_CLIENTS = 8
-# The buyers of B11 come at once, each with a connection; shells allow 1,024 unless one asks for more.
-_OPEN_FILES = 8192
 
 
 @click.command(help=__doc__)
@@ -50,7 +48,7 @@ def main(
     configure_logging("error", "console", "bench")
     machine = of_machine(f"python -m loadtest.bench {' '.join(sys.argv[1:])}".strip())
     notebook = Notebook()
-    allow_open_files(_OPEN_FILES)
+    allow_open_files()  # the buyers of B11 come at once, each with a connection
     try:
         run = Run(
             folder=data.resolve(),
@@ -77,15 +75,6 @@ def main(
 
 def _show(notebook: Notebook, chosen: list[str]) -> None:
     click.echo("\n".join((*table(notebook, chosen), "", *parts(notebook, chosen))))
-
-
-def allow_open_files(wanted: int) -> None:
-    """Let this process, and those it starts, have so many files open, or as many as it may allow itself."""
-    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY:
-        wanted = min(wanted, most)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _wrk() -> WrkLoad:

@@ -40,7 +40,7 @@ class Candidate:
 class Considered(NamedTuple):
     """A coach that was considered: what it earned by this booking and its deficit before it (units).
 
-    A tuple, for of many appointments very many are made: in a third of a dataclass' time.
+    A tuple, for of many appointments very many are made: in half of a frozen dataclass' time.
     """
 
     column: int

@@ -1,9 +1,8 @@
-"""A load under which something broke is no figure; and what all need to come at once is there."""
+"""A load under which something broke is no figure."""
 
 from __future__ import annotations
 
 import asyncio
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from loadtest.bench.loads import WrkLoad
 from loadtest.bench.requests import Wishes
 from loadtest.bench.setting import Crowd
 from loadtest.bench.usage import Pids, read
-from tests.load.running import ROOT
 
 WISHES = Wishes(Crowd("x-", (1,), 1), "tag-", datetime(2030, 1, 1, tzinfo=UTC))
 
@@ -33,22 +31,6 @@ async def test_a_connection_that_breaks_ends_the_run(monkeypatch: pytest.MonkeyP
                 await load
         else:
             assert (await load).requests == 9
-
-
-def test_as_many_files_may_be_open_as_there_are_buyers() -> None:
-    """Asked in a process of its own, which begins with what a shell allows."""
-    ask = "; ".join(
-        (
-            "import resource as r",
-            "r.setrlimit(r.RLIMIT_NOFILE, (256, r.getrlimit(r.RLIMIT_NOFILE)[1]))",
-            "from loadtest.bench.__main__ import allow_open_files",
-            "allow_open_files(2000)",
-            "print(r.getrlimit(r.RLIMIT_NOFILE)[0])",
-        )
-    )
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    said = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(said.stdout) == (2000 if most == resource.RLIM_INFINITY else min(2000, most))
 
 
 class Nothing:
