@@ -9,7 +9,7 @@ import pytest
 from service.claims.messages import Admission, Answer, Rate, Settlement
 from service.claims.scripts import ClaimOutcome
 from service.errors import GateClosed, Unavailable
-from tests.lua.world import DAY, ORG, World, at, coach, roster_of
+from tests.lua.world import CLAIM_TTL_MS, DAY, ORG, World, at, coach, roster_of
 
 NOON = 144
 
@@ -80,6 +80,7 @@ async def test_a_key_is_in_progress_then_replays_and_refuses_another_request(wor
     await world.ready()
     first = world.wish(at(NOON), idempotency_key="key")
     assert (await world.claim(first)).outcome is ClaimOutcome.CLAIMED
+    assert CLAIM_TTL_MS < await world.redis.pttl(world.keys.answer(ORG, "key")) <= 5 * CLAIM_TTL_MS
     again = world.wish(at(NOON), idempotency_key="key")
     assert (await world.claim(again)).outcome is ClaimOutcome.IN_PROGRESS
     answer = Answer("key", "a" * 32, 201, first.token, b'{"answer": "1"}')

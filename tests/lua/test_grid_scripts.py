@@ -52,10 +52,19 @@ async def test_a_roster_that_lost_a_part_is_published_again(world: World, lost: 
     assert set(await world.snapshot()) == set(before)
 
 
+@pytest.mark.outcome("publish_roster", "published")
+async def test_a_roster_after_redis_was_emptied_is_further_than_any_before(world: World) -> None:
+    await world.publish()
+    seen = await world.revision()
+    await world.emptied()
+    await world.publish()
+    assert await world.revision() > seen
+
+
 @pytest.mark.outcome("derive_day", "derived", "present")
 async def test_a_day_is_what_postgres_says(world: World) -> None:
     await world.publish()
-    hours = {0: OPEN_ALL_DAY, 1: MASK, 2: 0}
+    hours, revision = {0: OPEN_ALL_DAY, 1: MASK, 2: 0}, await world.revision()
     assert await world.derive(open_cells=hours, occupied={0: MASK}, counts=[1, 2, 0]) is DeriveOutcome.DERIVED
     read = await world.grid.read(ORG, range(DAY, DAY + 1), [DAY])
     assert read.days[0] is not None
@@ -66,7 +75,10 @@ async def test_a_day_is_what_postgres_says(world: World) -> None:
     assert [full >> (31 - column) & 1 for column in range(3)] == [0, 1, 0]
     for key in (world.keys.open, world.keys.occupied, world.keys.full, world.keys.counts):
         assert await world.redis.pexpiretime(key(ORG, DAY)) == (DAY + 3) * 86_400_000
+    # Whoever keeps an answer by the revision it was read in looks again.
+    assert await world.revision() == revision + 1
     assert await world.derive(open_cells={}) is DeriveOutcome.PRESENT
+    assert await world.revision() == revision + 1
     assert await world.grid.read(ORG, range(DAY, DAY + 1), [DAY]) == read
 
 
@@ -202,6 +214,41 @@ async def test_a_repair_that_looked_too_early_looks_again(world: World, meanwhil
     assert (await _repair(world, nonce)).outcome is DeriveOutcome.CHANGED
     nonce = await world.grid.mark_coach_day(ORG, DAY, 0)
     assert (await _repair(world, nonce)).outcome is DeriveOutcome.REPAIRED
+
+
+@pytest.mark.outcome("derive_day", "changed")
+@pytest.mark.outcome("repair_coach_day", "changed")
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "released"])
+async def test_the_date_a_claim_counts_on_is_looked_at_again_too(world: World, settled: bool) -> None:
+    """East of Greenwich a coach's date is the next one: that day's count changes, and none of its cells."""
+    await world.ready()
+    wish = world.wish(at(NOON), zones=((None, DAY + 1),))
+    assert (await world.claim(wish)).first == 0
+    repairing, deriving = await world.grid.mark_coach_day(ORG, DAY + 1, 0), await world.grid.mark_day(ORG, DAY + 1)
+    if settled:
+        await world.gate.settle(Settlement(ORG, wish.token, None, ()))
+    else:
+        await world.release(wish)
+    assert await world.derive(DAY + 1, nonce=deriving) is DeriveOutcome.CHANGED
+    nothing = ColumnState(open=OPEN_ALL_DAY, occupied=0, count=0, known=())
+    found = await world.grid.repair_coach_day(world.roster, DAY + 1, 0, repairing, nothing, write=True)
+    assert found.outcome is DeriveOutcome.CHANGED
+
+
+@pytest.mark.outcome("repair_coach_day", "repaired")
+@pytest.mark.parametrize("wrong", ["count", "full"])
+async def test_who_claims_after_a_count_was_put_right_sees_it(world: World, wrong: str) -> None:
+    """A claim of before is known by its revision, and fenced."""
+    await world.publish(roster_of([coach(0, limit=2)]))
+    await world.derive(counts=[1 if wrong == "count" else 2])
+    if wrong == "full":
+        await world.redis.setbit(world.keys.full(ORG, DAY), 0, 0)
+    revision = await world.revision()
+    state = ColumnState(open=OPEN_ALL_DAY, occupied=0, count=2, known=())
+    found = await _repair(world, await world.grid.mark_coach_day(ORG, DAY, 0), state)
+    assert (found.total, found.revision) == (1, revision + 1)
+    assert await world.revision() == revision + 1
+    assert (await world.claim(world.wish(at(NOON)))).outcome is ClaimOutcome.TAKEN
 
 
 @pytest.mark.outcome("repair_coach_day", "unknown_day")

@@ -120,6 +120,43 @@ async def test_a_late_release_frees_nothing_of_whoever_came_after(world: World) 
 
 
 @pytest.mark.outcome("release_claim", "released")
+@pytest.mark.parametrize("now", ["p" + "b" * 32, "d" + "a" * 32 + '{"answer": 1}'], ids=["anothers", "answered"])
+async def test_a_release_frees_its_key_only_while_that_has_its_own_mark(world: World, now: str) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON), idempotency_key="key")
+    await world.claim(wish)
+    mark = world.keys.answer(ORG, "key")
+    await world.redis.set(mark, now)
+    assert await world.release(wish) is ReleaseOutcome.RELEASED
+    assert await world.redis.get(mark) == now.encode()
+
+
+@pytest.mark.outcome("release_claim", "released")
+async def test_a_day_that_counts_nothing_counts_nothing_after_a_release(world: World) -> None:
+    """What is below zero would be a coach that is full for ever."""
+    await world.publish(roster_of([coach(0, limit=1)]))
+    await world.derive()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    await world.redis.set(world.keys.counts(ORG, DAY), bytes(2 * 32), keepttl=True)
+    assert await world.release(wish) is ReleaseOutcome.RELEASED
+    assert await world.grid.read_counts(ORG, DAY, 1) == [0]
+    assert (await world.claim(world.wish(at(200)))).outcome is ClaimOutcome.CLAIMED
+
+
+@pytest.mark.outcome("release_claim", "released")
+async def test_a_release_makes_nothing_of_what_is_gone(world: World) -> None:
+    """A part of a day, or of a roster, would be there for ever, and be taken for what it was a part of."""
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.claim(wish)
+    kept = {world.keys.epoch, world.keys.pending}
+    await world.redis.delete(*((await world.snapshot()).keys() - kept))
+    assert await world.release(wish) is ReleaseOutcome.RELEASED
+    assert set(await world.snapshot()) == {world.keys.epoch}
+
+
+@pytest.mark.outcome("release_claim", "released")
 async def test_a_full_day_is_open_again_after_a_release(world: World) -> None:
     await world.publish(roster_of([coach(0, limit=1)]))
     await world.derive()
