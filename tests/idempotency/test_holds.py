@@ -90,6 +90,40 @@ async def test_a_change_is_written_with_its_answer_and_not_at_all_when_the_hold_
     assert not await records.complete(Completion(hold, ANSWER))
 
 
+async def test_who_has_lost_its_hold_ends_nothing_of_who_took_over(services: Services, org: int) -> None:
+    records, (slow, quick, third) = KeyRecords(services.database), (uuid4() for _ in range(3))
+    lost = await records.begin(org, "key-1", b"\0" * 16, slow, 0)
+    held = await records.begin(org, "key-1", b"\0" * 16, quick, 60)
+    assert lost is not None
+    assert held is not None
+    assert held.operation == lost.operation
+    await records.free(lost)
+    await records.leave(lost)
+    assert not await records.complete(Completion(lost, ANSWER))
+    assert await records.begin(org, "key-1", b"\0" * 16, third, 60) is None
+    assert await records.complete(Completion(held, ANSWER))
+
+
+async def test_who_was_not_told_that_it_holds_a_key_begins_again(
+    services: Services, org: int, once: CarryOutOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, lost = once._records, list[KeyHold | None]()
+    begin = records.begin
+
+    async def lose(*given: Any) -> KeyHold | None:
+        hold = await begin(*given)
+        if not lost:
+            lost.append(hold)
+            raise OutcomeUnknown("lost")
+        return hold
+
+    async def work(hold: KeyHold) -> KeyHold:
+        return hold
+
+    monkeypatch.setattr(records, "begin", lose)
+    assert await once(KeyedRequest(org, uuid4().hex, "a" * 32), work, lambda _: ANSWER) == lost[0]
+
+
 @pytest.fixture
 async def alone(services: Services) -> AsyncIterator[Callable[[], CarryOutOnce]]:
     """Makes the operation as one process has it whose Redis is away."""
