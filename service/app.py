@@ -37,7 +37,7 @@ from service.db.notifications import NotificationStore
 from service.db.people import PeopleStore
 from service.db.rosters import DefaultSlot, RosterStore
 from service.db.time_off import TimeOffStore
-from service.errors import ConfigurationError, Unavailable
+from service.errors import ConfigurationError
 from service.failpoints import Failpoints, Reach
 from service.logs import get_logger
 from service.metrics import Metrics
@@ -369,10 +369,7 @@ def _failpoints(settings: Settings) -> Reach | None:
 
 
 async def _check_eviction(redis: Redis) -> None:
-    try:
-        warning = await refuse_eviction(redis)
-    except Unavailable:
-        return
+    warning = await refuse_eviction(redis)
     if warning is not None:
         _log.warning("redis not checked", reason=warning)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from service import up
+from service.app import open_services
 from service.config import Settings
 from service.errors import ConfigurationError
 from tests.servers import free_port
@@ -102,3 +105,15 @@ def test_an_origin_that_no_browser_sends_is_refused(text: str) -> None:
 )
 def test_an_origin_is_taken_as_it_is(text: str) -> None:
     assert Settings.from_environment({"CORS_ORIGIN": text}).cors_origin == text
+
+
+async def test_a_redis_that_evicts_keys_stops_the_start(settings: Settings) -> None:
+    with redis.Redis.from_url(settings.redis_url or "") as server:
+        before: Any = server.config_get("maxmemory-policy", "maxmemory")
+        server.config_set("maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(ConfigurationError, match=r"^REDIS_URL: the server evicts keys"):
+                async with open_services(settings):
+                    pass
+        finally:
+            server.config_set(*(part for item in before.items() for part in item))

@@ -13,7 +13,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.claims.connection import PoolBusy, connect
+from service.claims.connection import PoolBusy, connect, refuse_eviction
+from service.errors import ConfigurationError
 
 CONNECTIONS = 3
 
@@ -141,3 +142,39 @@ async def test_an_option_no_connection_can_be_made_with_is_told_every_time() -> 
     for _ in range(3):
         with pytest.raises(RedisError, match="SSL Certificate"):
             await client.execute_command("PING")
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit", "refused"),
+    [
+        ("allkeys-lru", "100mb", True),
+        ("volatile-ttl", "100mb", True),
+        ("noeviction", "100mb", False),
+        ("allkeys-lru", "0", False),
+    ],
+)
+async def test_a_server_that_evicts_keys_is_refused_by_the_setting(
+    client: Any, policy: str, limit: str, refused: bool
+) -> None:
+    """An evicted claim is the first half of a double booking; who has no limit evicts nothing."""
+    before = await client.config_get("maxmemory-policy", "maxmemory")
+    try:
+        await client.config_set("maxmemory-policy", policy, "maxmemory", limit)
+        if refused:
+            with pytest.raises(ConfigurationError, match="REDIS_URL"):
+                await refuse_eviction(client)
+        else:
+            assert await refuse_eviction(client) is None
+    finally:
+        await client.config_set(*(part for item in before.items() for part in item))
+
+
+async def test_a_server_that_does_not_let_us_ask_what_it_evicts_is_warned_of(client: Any, redis_url: str) -> None:
+    await client.execute_command("ACL", "SETUSER", "asker", "on", ">pw", "~*", "+@all", "-config")
+    try:
+        only: Any = connect(redis_url, connections=1)
+        await only.execute_command("AUTH", "asker", "pw")
+        assert "maxmemory-policy" in (await refuse_eviction(only) or "")
+        await only.aclose()
+    finally:
+        await client.execute_command("ACL", "DELUSER", "asker")
