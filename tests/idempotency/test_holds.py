@@ -20,12 +20,14 @@ from service.claims.connection import connect
 from service.claims.marks import KeyMarks
 from service.claims.scripts import Scripts
 from service.db.idempotency import Completion, FinalAnswer, KeyHold, KeyRecords
-from service.errors import IdempotencyInProgress, OutcomeUnknown, SlotUnavailable
+from service.errors import IdempotencyInProgress, IdempotencyKeyReused, OutcomeUnknown, SlotUnavailable
 from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
+from service.operations.local_rates import RateSeen
 from tests.api.client import Client
 from tests.api_people.conftest import served
 from tests.idempotency.writes import EXAMPLES, counted, difference, time_passes
 from tests.servers import free_port
+from tests.wishes import caller, free_starts, wish
 
 ANSWER = FinalAnswer(200, {"ETag": '"v1"'}, b"{}")
 
@@ -122,6 +124,21 @@ async def test_who_was_not_told_that_it_holds_a_key_begins_again(
 
     monkeypatch.setattr(records, "begin", lose)
     assert await once(KeyedRequest(org, uuid4().hex, "a" * 32), work, lambda _: ANSWER) == lost[0]
+
+
+async def test_a_booking_waits_for_a_key_that_is_held_and_not_for_one_that_was_left(
+    services: Services, org: int
+) -> None:
+    records = KeyRecords(services.database)
+    hold = await records.begin(org, "key-1", b"\0" * 16, uuid4(), 60)
+    assert hold is not None
+    request = wish((await free_starts(services, org))[30], idempotency_key="key-1", fingerprint="a" * 32)
+    with pytest.raises(IdempotencyInProgress):
+        await services.book(request, caller(org), RateSeen())
+    await records.leave(hold)
+    with pytest.raises(IdempotencyKeyReused):
+        await services.book(request, caller(org), RateSeen())
+    assert await services.grid.pending() == {}
 
 
 @pytest.fixture

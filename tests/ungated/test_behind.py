@@ -15,8 +15,10 @@ from service.claims.breaker import Trip
 from service.domain.grid import day_of
 from service.errors import GateClosed
 from service.operations.local_rates import RateSeen
+from service.operations.plan_move import MoveWish
 from tests.api.client import Client
 from tests.api_people.conftest import served
+from tests.operations import steps
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
@@ -99,6 +101,24 @@ async def test_who_cancels_without_redis_has_the_grid_told_at_once(services: Ser
         roster, roster.calendar("cal-2"), roster.coach("coach-4"), start, start + timedelta(minutes=5)
     )
     assert (free.of_grid, free.total) == (True, 1)
+
+
+async def test_who_moves_without_redis_has_the_grid_told_at_once(services: Services, org: int) -> None:
+    await eventually(lambda: not services.breaker.behind, what="the start")
+    starts = await free_starts(services, org, "cal-2")
+    booked = await services.book(wish(starts[10], "cal-2", coach_id="coach-4"), caller(org), RateSeen())
+    await services.gate.drain()
+    with patch.object(services.gate, "admit", AsyncMock(side_effect=GateClosed("late"))):
+        await services.move(
+            org,
+            UUID(booked.appointment_id),
+            MoveWish(start_time=starts[10] + timedelta(days=7)),
+            actor="api:tests",
+            correlation_id="without",
+        )
+    await eventually(lambda: not services.breaker.behind, what="the grid told")
+    assert await services.gate_store.waiting() == 0
+    assert await steps.differences(services, org) == 0
 
 
 async def test_where_redis_goes_away_while_a_day_is_derived_the_booking_goes_on(services: Services, org: int) -> None:
