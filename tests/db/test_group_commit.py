@@ -31,6 +31,12 @@ async def test_a_batch_in_which_some_lose_tells_each_what_became_of_its_row(data
             " SELECT org_id, appointment_id, 2, 'appointment.confirmed', occurred_at, actor, correlation_id, '{}'"
             " FROM events"
         )
+        # Another write that held the key was quicker to begin than to see the booking.
+        await sql.execute(
+            "INSERT INTO idempotency_records (org_id, key, fingerprint, held_until)"
+            " VALUES ($1, 'used', '\\x01', now() + interval '1 minute')",
+            ORG,
+        )
         buried = UUID(int=uuid_utils.uuid7().int)
         database = Database(database_url)
         await database.open()

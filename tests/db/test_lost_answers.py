@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from asyncpg import Connection
-from asyncpg.exceptions import FeatureNotSupportedError, TooManyConnectionsError
+from asyncpg.exceptions import DataError, FeatureNotSupportedError, TooManyConnectionsError
+from msgspec.structs import replace
 
 from service.db.commit import CommitOutcome
 from service.errors import OutcomeUnknown, Unavailable
@@ -161,3 +162,32 @@ async def test_an_error_nobody_knows_after_a_lost_answer_does_not_mean_that_noth
             await committer.commit(booking(MONDAY))
         assert attempts == ["lost", "refused"]
         assert await sql.fetchval("SELECT count(*) FROM appointments") == 1
+
+
+@pytest.mark.parametrize(
+    ("since", "epoch"),
+    [
+        ([Unavailable("away")] * 3, None),
+        ([], 0),
+        ([DataError("a neighbour's"), *[Unavailable("away")] * 8], None),
+    ],
+    ids=["away since", "fenced since", "a neighbour cannot be stored and away since"],
+)
+async def test_what_comes_after_a_lost_answer_does_not_say_that_nothing_was_written(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, since: list[Exception], epoch: int | None
+) -> None:
+    """The first attempt may still be under way; only its own row tells what became of it."""
+    batch = [replace(booking(MONDAY + timedelta(hours=n)), epoch=epoch) for n in range(2)]
+    problems = [ConnectionResetError(), *since]
+    async with committing(database_url) as (committer, sizes):
+        prepare = committer._statement
+
+        async def statement() -> Any:
+            if problems:
+                raise problems.pop(0)
+            return await prepare()
+
+        monkeypatch.setattr(committer, "_statement", statement)
+        answers = await asyncio.gather(*(committer.commit(one) for one in batch), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [OutcomeUnknown] * 2
+    assert (problems, sizes) == ([], [2])
