@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import orjson
 import pytest
@@ -38,6 +39,17 @@ async def test_one_start_is_given_once_to_each_coach_and_then_refused(services: 
     assert len({orjson.loads(a.body)["coach_id"] for a in answers if isinstance(a, Booked)}) == 5
     lost = next(a for a in answers if isinstance(a, SlotUnavailable))
     assert len(lost.details["alternatives"]) == 3
+
+
+async def test_a_cancellation_takes_back_exactly_what_its_booking_gave(services: Services, org: int) -> None:
+    starts = await free_starts(services, org)
+    for number in range(3):
+        await services.book(wish(starts[number], person=number), caller(org), RateSeen())
+    before = await services.grid.deficits(org, 6)
+    booked = await services.book(wish(starts[3], person=3), caller(org), RateSeen())
+    assert await services.grid.deficits(org, 6) != before
+    await services.change.cancel(org, UUID(booked.appointment_id), reason=None, actor="tests", correlation_id="corr-1")
+    assert await services.grid.deficits(org, 6) == before
 
 
 async def test_one_key_books_once_and_its_answer_outlives_redis(services: Services, org: int) -> None:

@@ -6,13 +6,18 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import orjson
 import pytest
 
 from service.app import Services
-from service.errors import SlotUnavailable, Unavailable
+from service.claims.connection import PoolBusy
+from service.db.appointments import Change, ChangeOutcome
+from service.db.commit import Committed, NewBooking
+from service.domain.grid import day_of
+from service.errors import GateClosed, SlotUnavailable, Unavailable
 from service.operations.book import Booked
 from service.operations.local_rates import RateSeen
 from tests.operations import steps
@@ -70,6 +75,38 @@ async def test_emptied_between_claim_and_settle_the_booking_is_in_the_grid(
     assert services.metrics.backstop_conflicts._value.get() == 0
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["told at once", "told late"])
+async def test_its_claim_lost_while_it_is_committed_a_booking_is_in_the_grid(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    start = (await free_starts(services, org))[40]
+    commit, settle = services.committer.commit, services.gate._scripts.settle_claim
+    refused: list[bool] = []
+
+    async def lose(booking: NewBooking) -> Committed:
+        for keys in services.shards.all:
+            await services.redis.delete(keys.pending)
+        await services.grid.forget_days(org, range(day_of(start) - 1, day_of(start) + 2))
+        await services.keeper.fill(org)
+        return await commit(booking)
+
+    async def busy(*given: Any) -> Any:
+        if late and not refused:
+            refused.append(True)
+            raise PoolBusy("no connection")
+        return await settle(*given)
+
+    monkeypatch.setattr(services.committer, "commit", lose)
+    monkeypatch.setattr(services.gate._scripts, "settle_claim", busy)
+    await services.book(wish(start), caller(org), RateSeen())
+
+    async def in_the_grid() -> bool:
+        return await steps.differences(services, org) == 0
+
+    await eventually(in_the_grid, what="the booking in the grid", within_s=10)
+    assert refused == [True] * late
+
+
 async def test_emptied_between_a_cancellation_and_its_release_the_time_is_free(
     services: Services, org: int, sql: Any
 ) -> None:
@@ -83,4 +120,26 @@ async def test_emptied_between_a_cancellation_and_its_release_the_time_is_free(
         await steps.a_commit_waits(sql)
         await services.redis.flushall()
     await cancel
+    assert await steps.differences(services, org) == 0
+
+
+async def test_lost_before_a_cancellation_that_it_cannot_be_told_of_the_time_is_free(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day was derived before the cancellation, and the token that would have freed the time is gone."""
+    start = (await free_starts(services, org))[40]
+    booked = await services.book(wish(start), caller(org), RateSeen())
+    await services.gate.drain()
+    change = services.appointments.change
+
+    async def lose(wanted: Change) -> ChangeOutcome:
+        await steps.emptied(services)
+        await services.keeper.fill(org)
+        await eventually(lambda: not services.breaker.behind, what="the grid told of what was before")
+        return await change(wanted)
+
+    monkeypatch.setattr(services.appointments, "change", lose)
+    monkeypatch.setattr(services.gate, "release", AsyncMock(side_effect=GateClosed("away")))
+    await services.change.cancel(org, UUID(booked.appointment_id), reason=None, actor="tests", correlation_id="corr-1")
+    await eventually(lambda: not services.breaker.behind, what="the grid told")
     assert await steps.differences(services, org) == 0

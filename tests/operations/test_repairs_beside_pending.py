@@ -20,7 +20,7 @@ from service.claims.scripts import ReleaseOutcome
 from service.db.appointments import Change, ChangeOutcome
 from service.domain.appointment import Appointment
 from service.domain.event import EventType
-from service.errors import StateConflict
+from service.errors import GateClosed, StateConflict
 from service.operations.local_rates import RateSeen
 from service.operations.settle_change import placement_of
 from tests.operations import steps
@@ -173,3 +173,57 @@ async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
     with pytest.raises(StateConflict):
         await services.move(org, booked.appointment_id, later(booked, 120), **WHO)
     assert seen == [False], "the cancelled time was taken again"
+
+
+async def miscount(services: Services, org: int, column: int, day: int) -> None:
+    """Let a coach have one appointment too many on a day of the grid."""
+    counts = services.shards.of(org).counts(org, day)
+    await services.redis.execute_command("BITFIELD", counts, "INCRBY", "u16", f"#{column}", 1)
+
+
+async def test_the_date_a_time_counts_on_is_put_right_with_its_cells(
+    services: Services, org: int, booked: Appointment
+) -> None:
+    """East of Greenwich that is the next one."""
+    await services.keeper.fill(org)
+    date = booked.local_day + 1
+    await miscount(services, org, booked.column, date)
+    await services.reconcile._settle.repair_days(org, booked.column, placement_of(booked), date)
+    assert await steps.differences(services, org) == 0
+
+
+async def test_what_cannot_be_repaired_at_once_is_left_to_whoever_finds_redis_back(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    await services.keeper.fill(org)
+    await eventually(lambda: not services.breaker.behind, what="the start")
+    await miscount(services, org, booked.column, booked.local_day)
+    with monkeypatch.context() as patch:
+        patch.setattr(services.keeper, "_repair_one", AsyncMock(side_effect=GateClosed("away")))
+        patch.setattr(services.heal, "_repair", AsyncMock(side_effect=GateClosed("away")))
+        await services.reconcile._settle.repair(booked)
+        assert await services.gate_store.waiting() == 1
+    await eventually(lambda: not services.breaker.behind, what="the grid told")
+    assert await steps.differences(services, org) == 0
+
+
+async def test_who_comes_during_a_repair_is_repaired_after_it_all_at_once(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    """What they bring may not have been there when that one read Postgres."""
+    repair, settle = services.keeper.repair, services.reconcile._settle
+    began, go_on = list[Any](), asyncio.Event()
+
+    async def held_up(*arguments: Any) -> Any:
+        began.append(arguments)
+        await go_on.wait()
+        return await repair(*arguments)
+
+    monkeypatch.setattr(services.keeper, "repair", held_up)
+    first = asyncio.ensure_future(settle.repair(booked))
+    await eventually(lambda: len(began) == 1, what="a repair under way")
+    others = [asyncio.ensure_future(settle.repair(booked)) for _ in range(5)]
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(first, *others)
+    assert len(began) == 2

@@ -200,10 +200,11 @@ async def test_a_claim_of_an_epoch_that_is_over_is_fenced_and_made_again(service
     assert services.metrics.fenced_commits._value.get() == 0, "only what a request lost is counted"
 
 
+@pytest.mark.parametrize("gated", [True, False], ids=["with Redis", "without Redis"])
 async def test_a_time_off_waits_for_who_has_read_the_hours_before(
-    services: Services, without: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+    services: Services, without: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch, gated: bool
 ) -> None:
-    """One process closes the period with Redis, while another is about to book into it without."""
+    """One process closes the period, with Redis or without, while another is about to book into it without."""
     start = (await free_starts(services, org))[40]
     grids = without.book._ungated._grids
     grid, read, go_on = grids.grid, asyncio.Event(), asyncio.Event()
@@ -221,7 +222,9 @@ async def test_a_time_off_waits_for_who_has_read_the_hours_before(
     wanted = Absence(start=start - hour, end=start + hour, reason=None, existing=Existing.KEEP, source="api")
     try:
         closing = asyncio.ensure_future(
-            build_time_off(services).close(org, "coach-3", wanted, actor="tests", correlation_id="corr-1")
+            build_time_off(services if gated else without).close(
+                org, "coach-3", wanted, actor="tests", correlation_id="corr-1"
+            )
         )
 
         async def written() -> bool:
