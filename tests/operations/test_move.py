@@ -106,9 +106,10 @@ async def test_a_move_that_was_cut_off_is_ended_by_what_postgres_says(
     assert finding.holds, finding
 
 
+@pytest.mark.parametrize("minutes", [30, 24 * 60 * 7])
 @pytest.mark.parametrize("lost", ["its claim", "everything"])
 async def test_redis_lost_while_a_move_is_committed_is_put_right(
-    services: Services, org: int, booked: Appointment, lost: str, monkeypatch: Any
+    services: Services, org: int, booked: Appointment, lost: str, minutes: int, monkeypatch: Any
 ) -> None:
     store = services.appointments
     change = store.change
@@ -120,16 +121,17 @@ async def test_redis_lost_while_a_move_is_committed_is_put_right(
         else:
             for keys in services.shards.all:
                 await services.redis.delete(keys.pending)
-        days = sorted({part.day for part in placement_of(booked).segments()})
+        days = sorted({part.day for place in (booked, wanted.after) for part in placement_of(place).segments()})
         await services.grid.forget_days(org, range(days[0], days[-1] + 1))
         await services.rosters.publish(await services.rosters.get(org))
         await services.keeper.derive(org, days)
         return await change(wanted)
 
     monkeypatch.setattr(store, "change", lose)
-    after = await services.move(org, booked.appointment_id, later(booked, 30), **WHO)
+    after = await services.move(org, booked.appointment_id, later(booked, minutes), **WHO)
     assert after.version == 2
-    assert await held(services, org, booked.start_time, after.start_time) == [True, True], "45 minutes, moved by 30"
+    both = await held(services, org, booked.start_time, after.start_time)
+    assert both == [minutes == 30, True], "it is 45 minutes long"
     assert await steps.differences(services, org) == 0
 
 

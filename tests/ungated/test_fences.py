@@ -237,6 +237,18 @@ async def test_a_time_off_waits_for_who_has_read_the_hours_before(
     assert [one.outcome for one in (await closing).affected] == ["kept"]
 
 
+async def test_a_time_off_whose_note_somebody_else_repairs_is_closed_all_the_same(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether that is done by now is not known."""
+    await services.keeper.fill(org)
+    start = (await free_starts(services, org))[40]
+    wanted = Absence(start=start, end=start + timedelta(hours=1), reason=None, existing=Existing.KEEP, source="api")
+    monkeypatch.setattr(services.heal, "coach", AsyncMock(return_value=0))
+    await build_time_off(services).close(org, "coach-3", wanted, actor="tests", correlation_id="corr-1")
+    assert await steps.differences(services, org) == 0
+
+
 async def test_of_a_batch_decided_one_by_one_each_is_told_its_own_end(
     without: Services, org: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,4 +403,18 @@ async def test_a_claim_that_is_fenced_frees_nothing_of_who_booked_its_time_witho
         await services.book(wish(start, coach_id="coach-3"), caller(org), RateSeen())
     assert len(others) == 1
     assert services.metrics.backstop_conflicts._value.get() == 0, "the next claim was refused by the grid"
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_move_that_is_fenced_repairs_what_it_was_fenced_for_and_is_made(
+    services: Services, without: Services, org: int
+) -> None:
+    starts = await free_starts(services, org)
+    first = await booked(services, org, starts[40], coach_id="coach-3")
+    await booked(without, org, starts[40] + timedelta(hours=1), coach_id="coach-3", person=1)
+    there = MoveWish(start_time=starts[40] + timedelta(minutes=30))
+    moved = await services.move(org, first.appointment_id, there, actor="tests", correlation_id="corr-1")
+    assert (moved.start_time, moved.coach_id) == (there.start_time, "coach-3")
+    assert services.metrics.fenced_commits._value.get() == 1
+    assert await services.gate_store.waiting() == 0
     assert await steps.differences(services, org) == 0
