@@ -109,11 +109,15 @@ class RedisServer:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[Any]:
+        # By hand, because redis-py's `async with` gives nothing back to who is cancelled in its end.
+        connection = self._redis.client()
         try:
-            async with self._redis.client() as connection:
-                yield connection
+            await connection.initialize()
+            yield connection
         except (TimeoutError, RedisError, OSError) as problem:
             raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem
+        finally:
+            await connection.aclose()
 
 
 async def _if_ours(connection: Any, keys: Keys, nonce: str, write: Callable[[Any, Keys], object]) -> bool:

@@ -14,6 +14,8 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.claims.connection import PoolBusy, connect, refuse_eviction
+from service.claims.keys import Shards
+from service.claims.server import RedisServer
 from service.errors import ConfigurationError
 
 CONNECTIONS = 3
@@ -135,6 +137,23 @@ async def test_a_connection_that_somebody_keeps_is_the_only_one_they_use(client:
         await client.client_kill_filter(_id=str(number))
         with pytest.raises(RedisConnectionError):
             await kept.client_id()
+
+
+async def test_who_is_cancelled_when_it_has_looked_at_the_server_keeps_no_connection(client: Any) -> None:
+    looked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def look() -> None:
+        async with RedisServer(client, Shards(1))._connection():
+            looked.set()
+            await go_on.wait()
+
+    looking = asyncio.ensure_future(look())
+    await looked.wait()
+    go_on.set()
+    await asyncio.sleep(0)
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert not client.connection_pool._in_use_connections
 
 
 async def test_an_option_no_connection_can_be_made_with_is_told_every_time() -> None:
