@@ -112,12 +112,13 @@ class RedisServer:
         # By hand, because redis-py's `async with` gives nothing back to who is cancelled in its end.
         connection = self._redis.client()
         try:
-            await connection.initialize()
-            yield connection
+            try:
+                await connection.initialize()
+                yield connection
+            finally:
+                await connection.aclose()
         except (TimeoutError, RedisError, OSError) as problem:
             raise Unavailable(f"Redis did not answer: {type(problem).__name__}") from problem
-        finally:
-            await connection.aclose()
 
 
 async def _if_ours(connection: Any, keys: Keys, nonce: str, write: Callable[[Any, Keys], object]) -> bool:
