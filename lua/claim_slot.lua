@@ -56,9 +56,10 @@ end
 
 local UNITS = 1000000
 local ENOUGH = 32
--- The bit of each column of a word, for `bit` and for arithmetic, which needs no call.
-local BITS, PLACES = {}, {}
-for k = 0, 31 do BITS[k], PLACES[k] = lshift(1, 31 - k), 2 ^ (31 - k) end
+-- The bit of each column of a word, written out because each call would make it anew.
+local BITS = { [0] = 2147483648, 1073741824, 536870912, 268435456, 134217728, 67108864, 33554432, 16777216, 8388608,
+  4194304, 2097152, 1048576, 524288, 262144, 131072, 65536, 32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32,
+  16, 8, 4, 2, 1 }
 -- How the integers of a word of columns are packed, and in how many bytes.
 local SCORES, DEFICITS, LIMITS = { 'I4', 128 }, { 'i4', 128 }, { 'I2', 64 }
 for _, form in ipairs({ SCORES, DEFICITS, LIMITS }) do form[1] = '>' .. string.rep(form[1], 32) end
@@ -121,26 +122,35 @@ local function look_up(idempotency)
   return 'replay', string.sub(value, 34)
 end
 
--- The rows a claim needs, read once: of each segment {open rows, occupied rows, how many of each}, and the full rows.
+-- What a claim has read and found, in lists that each claim fills anew because they have grown already.
+local rows, fulls, zones = {}, {}, {}
+local found, scores, deficits, words_owed, values = {}, {}, {}, {}, {}
+
+-- Read the rows a claim needs: of each segment {open rows, occupied rows, how many of each}, and the full rows.
+-- Returns whether they are all there.
 local function read_rows(claim, width)
-  local rows, fulls = {}, {}
-  for i, segment in ipairs(claim[7]) do
+  local segments, dates = claim[7], claim[8]
+  rows.n, fulls.n = #segments, #dates
+  for i = 1, rows.n do
+    local segment = segments[i]
     local first, count, open_first, open_count = segment[3], segment[4], segment[5], segment[6]
     local occupied = call('GETRANGE', KEYS[segment[2]], first * width, (first + count) * width - 1)
-    if #occupied ~= count * width then return nil end
+    if #occupied ~= count * width then return false end
     local open = ''
     if open_count > 0 then
       open = call('GETRANGE', KEYS[segment[1]], open_first * width, (open_first + open_count) * width - 1)
-      if #open ~= open_count * width then return nil end
+      if #open ~= open_count * width then return false end
     end
-    rows[i] = { open, occupied, open_count, count }
+    local row = rows[i] or {}
+    row[1], row[2], row[3], row[4] = open, occupied, open_count, count
+    rows[i] = row
   end
-  for i, date in ipairs(claim[8]) do
-    local full = call('GETRANGE', KEYS[date[2]], '0', '-1')
-    if #full ~= width then return nil end
+  for i = 1, fulls.n do
+    local full = call('GETRANGE', KEYS[dates[i][2]], '0', '-1')
+    if #full ~= width then return false end
     fulls[i] = full
   end
-  return rows, fulls
+  return true
 end
 
 local function without(bytes, first, last, width, column)
@@ -154,7 +164,7 @@ local function without(bytes, first, last, width, column)
 end
 
 -- What the appointment that moves holds itself does not stand in its way.
-local function take_own_out(claim, rows, fulls, width)
+local function take_own_out(claim, width)
   local own = claim[17]
   for _, overlap in ipairs(own[8]) do
     local segment = rows[overlap[1]]
@@ -166,58 +176,77 @@ local function take_own_out(claim, rows, fulls, width)
 end
 
 -- Columns of word `w` that are members, have not reached their day's limit, and are free on every row.
-local function free_in_word(rows, fulls, zones, width, w, members)
+local function free_in_word(width, w, members)
   local at = w * 4 + 1
   local free = 0
-  for i = 1, #fulls do
+  for i = 1, fulls.n do
     local may = bnot(word_at(fulls[i], at))
     if zones[i] then may = band(may, word_at(zones[i], at)) end
     free = bor(free, may)
   end
   free = band(free, members)
-  for i = 1, #rows do
+  for i = 1, rows.n do
+    if free == 0 then return 0 end
     local segment = rows[i]
-    local open, occupied = segment[1], segment[2]
-    for from = at, at + (segment[4] - 1) * width, width do
-      if free == 0 then return 0 end
-      free = band(free, bnot(word_at(occupied, from)))
+    local open, occupied, open_count, count = segment[1], segment[2], segment[3], segment[4]
+    -- Rows of one word lie side by side: three are unpacked at once.
+    local by_threes = width == 4 and count - count % 3 or 0
+    for row = 0, by_threes - 1, 3 do
+      local one, two, three = unpack_bytes('>I4I4I4', occupied, row * 4 + 1)
+      free = band(free, bnot(bor(one, two, three)))
     end
-    for from = at, at + (segment[3] - 1) * width, width do
+    for row = by_threes, count - 1 do
       if free == 0 then return 0 end
-      free = band(free, word_at(open, from))
+      free = band(free, bnot(word_at(occupied, at + row * width)))
+    end
+    by_threes = width == 4 and open_count - open_count % 3 or 0
+    for row = 0, by_threes - 1, 3 do
+      local one, two, three = unpack_bytes('>I4I4I4', open, row * 4 + 1)
+      free = band(free, one, two, three)
+    end
+    for row = by_threes, open_count - 1 do
+      if free == 0 then return 0 end
+      free = band(free, word_at(open, at + row * width))
     end
   end
   return free
 end
 
 -- The first word from `w` on that has somebody who is not taken on the first row, nil when there is none.
-local function not_taken_from(rows, width, w)
+local function not_taken_from(width, w)
   local at = find(rows[1][2], '[^\255]', w * 4 + 1)
   if at and at <= width then return floor((at - 1) / 4) end
 end
 
 -- The columns whose bits are set in word `w`, behind the `n` found so far; how many there are now.
 local function add_columns(found, n, w, free)
+  local first = w * 32
+  if free == -1 then -- all of them
+    for column = first, first + 31 do
+      n = n + 1
+      found[n] = column
+    end
+    return n
+  end
   local left = free % 4294967296
   for k = 0, 31 do
-    if left >= PLACES[k] then
+    local place = BITS[k]
+    if left >= place then
       n = n + 1
-      found[n] = w * 32 + k
-      left = left - PLACES[k]
+      found[n] = first + k
+      left = left - place
       if left == 0 then break end
     end
   end
   return n
 end
 
--- Lists that each claim fills anew, so that they have grown already.
-local found, scores, deficits, words_owed, values = {}, {}, {}, {}, {}
-
 -- Put the columns of the team that are free into `found`; how many.
-local function find_free(claim, roster, rows, fulls, team, wanted)
-  local width, zones, n = roster.width, {}, 0
-  for i, date in ipairs(claim[8]) do
-    zones[i] = date[1] and field_of(KEYS[claim[2]], roster, date[1]) or false
+local function find_free(claim, roster, team, wanted)
+  local width, dates, n = roster.width, claim[8], 0
+  for i = 1, #dates do
+    local zone = dates[i][1]
+    zones[i] = zone and field_of(KEYS[claim[2]], roster, zone)
   end
   local words = #team / 6
   if words == 0 then return 0 end
@@ -228,7 +257,7 @@ local function find_free(claim, roster, rows, fulls, team, wanted)
     local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
     local passed = 0
     if leap then
-      passed = math.min((not_taken_from(rows, width, w) or width) - w, words - place, left)
+      passed = math.min((not_taken_from(width, w) or width) - w, words - place, left)
     end
     if passed > 0 then
       left, place = left - passed, (place + passed) % words
@@ -237,7 +266,7 @@ local function find_free(claim, roster, rows, fulls, team, wanted)
         members = floor(wanted / 32) == w and band(members, BITS[wanted % 32]) or 0
       end
       if members ~= 0 then
-        local free = free_in_word(rows, fulls, zones, width, w, members)
+        local free = free_in_word(width, w, members)
         if free ~= 0 then n = add_columns(found, n, w, free) end
         if n >= ENOUGH then break end
       end
@@ -248,16 +277,16 @@ local function find_free(claim, roster, rows, fulls, team, wanted)
 end
 
 -- Put the columns that come into question into `found`; how many.
-local function find_candidates(claim, roster, rows, fulls, team)
+local function find_candidates(claim, roster, team)
   local own = claim[17]
-  if not own then return find_free(claim, roster, rows, fulls, team, claim[10]) end
-  take_own_out(claim, rows, fulls, roster.width)
+  if not own then return find_free(claim, roster, team, claim[10]) end
+  take_own_out(claim, roster.width)
   if own[7] == 'keep' then
-    local kept = find_free(claim, roster, rows, fulls, team, own[2])
+    local kept = find_free(claim, roster, team, own[2])
     if kept > 0 then return kept end
   end
   local n = 0
-  for i = 1, find_free(claim, roster, rows, fulls, team, claim[10]) do
+  for i = 1, find_free(claim, roster, team, claim[10]) do
     if own[7] ~= 'others' or found[i] ~= own[2] then
       n = n + 1
       found[n] = found[i]
@@ -290,15 +319,16 @@ end
 -- What each of the `n` found columns scores and is owed, and the word of deficits it stands in; all scores together.
 local function weigh(claim, n)
   local scores_key, deficits_key = KEYS[claim[12]], KEYS[claim[14]]
-  local first, of_word, owed_in_word, total = nil, nil, nil, 0
+  local before, past, of_word, owed_in_word, total = 0, 0, nil, nil, 0
   for i = 1, n do
     local column = found[i]
-    if not first or column < first or column > first + 31 then
-      first = column - column % 32
-      of_word = word_of(scores_read, scores_key, first / 32, SCORES)
-      owed_in_word = word_of(deficits_read, deficits_key, first / 32, DEFICITS)
+    if column <= before or column >= past then
+      local w = floor(column / 32)
+      before, past = w * 32 - 1, w * 32 + 32
+      of_word = word_of(scores_read, scores_key, w, SCORES)
+      owed_in_word = word_of(deficits_read, deficits_key, w, DEFICITS)
     end
-    local k = column - first + 1
+    local k = column - before
     local score = of_word[k]
     scores[i], deficits[i], words_owed[i], total = score, owed_in_word[k], owed_in_word, total + score
   end
@@ -308,21 +338,23 @@ end
 -- The rule of service/domain/assignment.py, held equal by a property test: the place of who gets it among the `n` found.
 -- What is kept of each goes into `values`: column, share, deficit.
 local function choose(strategy, n, total)
-  local best, most, given = 1, nil, 0
+  local best, most, best_score, given, at = 1, nil, nil, 0, 1
   local balanced = strategy == 'balanced'
+  local equal = total == 0 and floor(UNITS / n)
   for i = 1, n do
-    local score, owed, share = scores[i], 0, 0
+    local column, score, deficit = found[i], scores[i], deficits[i]
+    local owed, share = 0, 0
     if balanced then
-      share = total > 0 and UNITS * score / total or UNITS / n
+      share = equal or UNITS * score / total
       share = share - share % 1
-      owed = deficits[i] + share
+      owed, given = deficit + share, given + share
     end
-    if not most or owed > most or (owed == most and (score > scores[best]
-        or (score == scores[best] and found[i] < found[best]))) then
-      best, most = i, owed
+    if not most or owed > most or (owed == most and (score > best_score
+        or (score == best_score and column < found[best]))) then
+      best, most, best_score = i, owed, score
     end
-    given = given + share
-    values[3 * i - 2], values[3 * i - 1], values[3 * i] = found[i], share, deficits[i]
+    values[at], values[at + 1], values[at + 2] = column, share, deficit
+    at = at + 3
   end
   values[3 * best - 1] = values[3 * best - 1] + UNITS - given
   return best
@@ -344,21 +376,27 @@ local function take(key, rows, width, first, count, column)
   call('SETRANGE', key, first * 4, pack_bytes(ROWS_OF_ONE_WORD[count], unpack(words, 1, count)))
 end
 
-local function write_claim(claim, idempotency, roster, rows, n, best)
+-- The claims of the batch as they are noted: token, entry, token, entry ...
+local noted = {}
+
+local function write_claim(claim, idempotency, roster, n, best)
   local width, column, own = roster.width, found[best], claim[17]
   local kept = own and column == own[2]
   local considered = ''
   if not kept then considered = pack_bytes(CONSIDERED[n], unpack(values, 1, 3 * n)) end
-  local date = claim[8][1]
-  for i, candidate in ipairs(claim[8]) do
+  local segments, dates = claim[7], claim[8]
+  local date = dates[1]
+  for i = 1, #dates do
+    local candidate = dates[i]
     if candidate[1] then
       local zone = roster.fields[candidate[1]]
       if band(string.byte(zone, floor(column / 8) + 1), lshift(1, 7 - column % 8)) ~= 0 then date = candidate end
     end
   end
-  local before, count = 0, 0
-  for _, segment in ipairs(claim[7]) do count = count + segment[4] end
-  -- Noted before any bit is set: a process that dies after this line leaves a claim the reconciler can find.
+  local count = 0
+  for i = 1, #segments do count = count + segments[i][4] end
+  -- Noted before any bit is set, though by one command for the batch: of a claim that breaks on its way, and of a
+  -- process that dies before it settles, the reconciler finds what it must free.
   local entry = { 'claim', now_ms + ttl_ms, claim[1], claim[6], column, claim[15], count, date[4], width, claim[16] or '',
     considered }
   if own then
@@ -366,14 +404,16 @@ local function write_claim(claim, idempotency, roster, rows, n, best)
     -- A coach that is kept has paid already; another one's booking takes back what the old one's did.
     entry[12], entry[13], entry[14], entry[15], entry[16] = own[2], own[3], own[4], own[5], kept and '' or from_hex(own[6])
   end
-  call('HSET', pending, claim[6], cmsgpack.pack(entry))
-  for i, segment in ipairs(claim[7]) do
+  noted[#noted + 1] = claim[6]
+  noted[#noted + 1] = cmsgpack.pack(entry)
+  for i = 1, #segments do
+    local segment = segments[i]
     -- Out of the rows that a move has read its own time was taken.
     local as_read = width == 4 and not own and rows[i][2]
     take(KEYS[segment[2]], as_read, width, segment[3], segment[4], column)
   end
   if not (kept and date[4] == own[5]) then
-    local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', '#' .. column, '1')[1]
+    local taken = call('BITFIELD', KEYS[date[3]], 'INCRBY', 'u16', column * 16, '1')[1]
     local limit = word_of(limits_read, KEYS[claim[13]], floor(column / 32), LIMITS)[column % 32 + 1]
     if taken >= limit then call('SETBIT', KEYS[date[2]], column, 1) end
   end
@@ -417,21 +457,21 @@ local function evaluate(item, reply)
     reply[1], reply[4] = 'stale', roster.version
     return
   end
-  local rows, fulls = read_rows(claim, roster.width)
-  if not rows then reply[1] = 'unknown_day' return end
+  if not read_rows(claim, roster.width) then reply[1] = 'unknown_day' return end
   local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
-  local n = find_candidates(claim, roster, rows, fulls, team)
+  local n = find_candidates(claim, roster, team)
   if n == 0 then
     reply[1], reply[4] = 'taken', roster.revision
     return
   end
   local best = choose(claim[9], n, weigh(claim, n))
   reply[4] = found[best]
-  reply[5], reply[6] = write_claim(claim, idempotency, roster, rows, n, best)
+  reply[5], reply[6] = write_claim(claim, idempotency, roster, n, best)
   reply[1] = 'claimed'
 end
 
 local function write_back()
+  if #noted > 0 then call('HSET', pending, unpack(noted)) end
   for key, rate in pairs(rates) do
     if rate.more > 0 then call('INCRBY', key, rate.more) end
   end

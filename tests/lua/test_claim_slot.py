@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from service.claims.messages import Admission, SlotClaim
 from service.claims.scripts import ClaimOutcome
 from service.domain.assignment import Strategy
+from service.errors import ItemBroken
 from tests.lua.world import DAY, EPOCH, ORG, World, at, coach, roster_of
 
 NOON = 144
@@ -189,9 +190,22 @@ async def test_one_bad_item_fails_alone(world: World) -> None:
     claim[6] = "no segments"
     bad, good = await world.scripts.claim_slot(keys, ttl, items, epoch)
     assert bad.outcome is ClaimOutcome.BROKEN
-    assert b"claim_slot" in bad.first or b"table" in bad.first
+    assert b"segment" in bad.first
     assert (good.outcome, good.first) == (ClaimOutcome.CLAIMED, 0)
     assert len(await world.grid.pending()) == 1
+
+
+@pytest.mark.outcome("claim_slot", "broken")
+async def test_a_claim_that_breaks_amid_its_writes_is_noted(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.redis.delete(world.keys.counts(ORG, DAY))
+    await cast("Any", world.redis.rpush(world.keys.counts(ORG, DAY), "no counts"))
+    before = await world.redis.get(world.keys.occupied(ORG, DAY))
+    with pytest.raises(ItemBroken):
+        await world.claim(wish)
+    assert await world.redis.get(world.keys.occupied(ORG, DAY)) != before
+    assert list(await world.grid.pending()) == [wish.token]
 
 
 async def test_what_is_noted_of_a_claim_is_what_a_reconciler_needs(world: World) -> None:
