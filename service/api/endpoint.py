@@ -18,7 +18,7 @@ from sanic import Request
 from sanic.exceptions import PayloadTooLarge, RequestCancelled, SanicException
 
 from service.api.intake import Intake
-from service.api.parsing import fingerprint_of, idempotency_key, query_of
+from service.api.parsing import decode_body, fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
 from service.api.response import Response, lines_of
 from service.api.said import Said, check_media_type, correlation_of, read_body, said_by
@@ -52,6 +52,13 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _log = get_logger("api")
 
 Result = TypeVar("Result")
+
+
+class _NoFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a write that takes none: where there is one, an empty object."""
+
+
+_NO_FIELDS = msgspec.json.Decoder(_NoFields)
 
 
 class Call(msgspec.Struct):
@@ -274,8 +281,10 @@ class Edge:
             call.caller.require(route.scope)
         if body_problem is not None:
             raise body_problem
-        if call.body and route.body is not None:
+        if call.body and (route.body is not None or route.method != "GET"):
             check_media_type(call.header("content-type"))
+            if route.body is None:  # what nobody reads is a wish that would be ignored silently
+                decode_body(call.body, _NO_FIELDS)
         said = call.said
         if said.query_text:
             if said.query is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -313,6 +314,28 @@ async def test_a_body_nobody_reads_is_refused_all_the_same(api: Client) -> None:
     assert_problem(refused, 413, "PAYLOAD_TOO_LARGE")
     assert (await api("GET", "/api/availability", raw=b"x" * 100)).status == 200
     assert (await api("OPTIONS", "/api/availability", raw=body_of(10_485_760))).status == 204
+
+
+async def test_a_body_where_none_belongs_is_refused(api: Client, stack: Stack) -> None:
+    api = api.with_key(await stack.add_key("read", "write", "admin"))
+    paths = (await api("GET", "/openapi.json")).json["paths"]
+    bare = [
+        (method.upper(), re.sub(r"\{\w+\}", NOBODYS, path))
+        for path, operations in paths.items()
+        for method, operation in operations.items()
+        if method != "get" and "requestBody" not in operation
+    ]
+    assert ("POST", f"{PATH}/{NOBODYS}/no-show") in bare
+    assert ("DELETE", f"/api/coaches/{NOBODYS}") in bare
+    for method, path in bare:
+        for raw, named in ((b'{"reason":"ill"}', "reason"), (b"ill", "body"), (b"[]", "body")):
+            refused = await api(method, path, raw=raw)
+            assert fields_of(assert_problem(refused, 400, "VALIDATION_ERROR")) == [named], path
+            assert_rate_headers(refused)
+        other = await api(method, path, raw=b"reason=ill", headers={"Content-Type": "text/plain"})
+        assert_problem(other, 415, "UNSUPPORTED_MEDIA_TYPE")
+        if NOBODYS in path:
+            assert_problem(await api(method, path, {}), 404, "NOT_FOUND")
 
 
 @pytest.mark.parametrize(
