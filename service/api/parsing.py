@@ -118,8 +118,11 @@ def correlation_id(text: str | None) -> str | None:
 
 
 def email(field: str, text: str) -> str:
-    """An e-mail address that looks like one (at most 254 characters), in lower case. Raises InvalidRequest."""
-    if len(text) > 254 or not _EMAIL.fullmatch(text):
+    """An e-mail address that looks like one (at most 254 characters), in lower case. Raises InvalidRequest.
+
+    One with characters nobody sees, as come along when an address is copied, is none: no letter can be written to it.
+    """
+    if len(text) > 254 or not text.isprintable() or not _EMAIL.fullmatch(text):
         raise InvalidRequest([(field, "is not an e-mail address")])
     return text.lower()
 
