@@ -135,7 +135,7 @@ async def attempt(
     """Make one call; `body` (any value msgspec encodes) goes as JSON.
 
     At most `most_bytes` of the answer are kept. A longer answer to a successful call is of no use and counts
-    as none: status None; where nobody reads the answer, `cut` lets it count.
+    as none: status None. So does one that breaks off. Where nobody reads the answer, `cut` lets both count.
     """
     began = time.monotonic()
     more = dict(headers or {})
@@ -152,8 +152,8 @@ async def attempt(
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=timeout_s),
         ) as response:
-            kept, whole = await _read(response, most_bytes)
             status = response.status
+            kept, whole = await _read(response, most_bytes, cut)
             if not whole and not cut and 200 <= status < 300:
                 return Attempt(
                     status=None,
@@ -179,13 +179,18 @@ async def attempt(
         return Attempt(status=None, problem=why, duration_s=time.monotonic() - began)
 
 
-async def _read(response: aiohttp.ClientResponse, most_bytes: int) -> tuple[bytes, bool]:
-    """At most `most_bytes` of the body, and whether that was all of it."""
+async def _read(response: aiohttp.ClientResponse, most_bytes: int, cut: bool) -> tuple[bytes, bool]:
+    """At most `most_bytes` of the body, and whether that was all of it; with `cut` also of one that breaks off."""
     kept = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        kept += chunk
-        if len(kept) > most_bytes:
-            return bytes(kept[:most_bytes]), False
+    try:
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            kept += chunk
+            if len(kept) > most_bytes:
+                return bytes(kept[:most_bytes]), False
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        if not cut:
+            raise
+        return bytes(kept), False
     return bytes(kept), True
 
 

@@ -129,6 +129,40 @@ async def test_an_endless_answer_is_cut_off(session: aiohttp.ClientSession) -> N
     assert answered.why == "the answer is longer than 10000 bytes"
 
 
+@pytest.mark.parametrize("status", [200, 410])
+async def test_an_answer_that_breaks_off_counts_where_nobody_reads_it(
+    session: aiohttp.ClientSession, status: int
+) -> None:
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=status, headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"thank you")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with serving(answering(break_off)) as url:
+        unread = await attempt(session, "POST", url, timeout_s=5, cut=True)
+        read = await attempt(session, "POST", url, timeout_s=5)
+    assert (unread.status, unread.body) == (status, b"thank you")
+    assert (read.status, read.why) == (None, "no connection: ClientPayloadError")
+
+
+async def test_an_answer_without_an_end_counts_where_nobody_reads_it(session: aiohttp.ClientSession) -> None:
+    async def stall(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"thank you")
+        await asyncio.sleep(60)
+        return response
+
+    async with serving(answering(stall)) as url:
+        unread = await attempt(session, "POST", url, timeout_s=0.2, cut=True)
+        read = await attempt(session, "POST", url, timeout_s=0.2)
+    assert (unread.status, unread.body) == (200, b"thank you")
+    assert (read.status, read.why) == (None, "no answer within 0.2 s")
+
+
 async def test_nobody_listening_names_no_url(session: aiohttp.ClientSession) -> None:
     made = await attempt(session, "GET", f"{NOWHERE}/?token=secret", timeout_s=2)
     assert made.status is None
