@@ -241,12 +241,12 @@ def _shown(endpoint: EndpointRecord) -> Response:
 
 
 def _made(told: Told) -> Response:
-    headers = {"Location": f"/api/webhooks/endpoints/{told.endpoint.endpoint_id}"}
+    headers = {"Location": f"/api/webhooks/endpoints/{told.endpoint.endpoint_id}", "Cache-Control": "no-store"}
     return Response(_with_secret(told), 201, headers, JSON)
 
 
 def _rotated(told: Told) -> Response:
-    return Response(_with_secret(told), content_type=JSON)
+    return Response(_with_secret(told), headers={"Cache-Control": "no-store"}, content_type=JSON)
 
 
 def _with_secret(told: Told) -> bytes:

@@ -37,7 +37,8 @@ async def test_the_secret_is_shown_once(api: Client, services: Services, org: in
         answer = await api("POST", PATH, {"url": URL, "description": "ours"})
         assert answer.status == 201, answer.raw
         one = answer.json
-        rotated = (await api("POST", f"{PATH}/{one['endpoint_id']}/rotate-secret")).json
+        anew = await api("POST", f"{PATH}/{one['endpoint_id']}/rotate-secret")
+        rotated = anew.json
         others = [
             await api("GET", PATH),
             await api("GET", f"{PATH}/{one['endpoint_id']}"),
@@ -45,6 +46,7 @@ async def test_the_secret_is_shown_once(api: Client, services: Services, org: in
             await api("DELETE", f"{PATH}/{one['endpoint_id']}"),
         ]
     assert answer.headers["Location"] == f"{PATH}/{one['endpoint_id']}"
+    assert answer.headers["Cache-Control"] == anew.headers["Cache-Control"] == "no-store"
     assert set(one) == set(rotated) == {*SHAPE, "secret"}
     assert UUID(one["endpoint_id"]).version == 7
     assert (one["url"], one["description"], one["state"], one["reason"]) == (URL, "ours", "active", None)
