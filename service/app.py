@@ -143,6 +143,7 @@ async def open_services(
         breaker = GateBreaker(
             partial(_count_trips, metrics), timeout_s=settings.redis_timeout_ms / 1000, lateness=lateness
         )
+        metrics.gates_closed.set(1)  # as it begins; the breaker tells what changes
         gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "settle", "release")}
         gate = Gate(
             Scripts(claiming_redis),

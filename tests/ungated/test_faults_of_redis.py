@@ -29,6 +29,11 @@ def trips(services: Services, why: Trip) -> float:
     return services.metrics.gate_trips.labels(why.value)._value.get()
 
 
+def closed_gates(services: Services) -> float:
+    """Of this one process, as its gauge shows it."""
+    return services.metrics.gates_closed._value.get()
+
+
 async def all_agrees(services: Services) -> bool:
     """Whether grid and deficits are what Postgres says, nothing waits and nothing is pending."""
     await agreed(services)
@@ -179,6 +184,8 @@ async def test_a_process_starts_without_it_and_asks_it_when_it_comes(settings: S
         assert org is not None
         starts = await free_starts(services, org)
         await booked(services, org, starts[20])
+        assert closed_gates(services) == 1
         server.start()
         await asked_again(services)
+        assert closed_gates(services) == 0
         assert await all_agrees(services)
