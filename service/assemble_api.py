@@ -212,6 +212,7 @@ def assemble_caretaker(services: Services) -> Worker:
         reading=(),
         periodic=[
             every("reconciler", round_s / _OFFERS_A_ROUND, turns),
+            every("pending gauge", round_s, services.reconcile.show_pending),
             every("grid repairs", _HEAL_S, services.heal),
         ],
         works=(),

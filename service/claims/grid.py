@@ -307,6 +307,14 @@ class GridStore:
             found.update(await self._pending_in(keys))
         return found
 
+    async def count_pending(self) -> int:
+        """How many claims and releases of all shards have not been settled."""
+        count = 0
+        for keys in self._shards.all:
+            async with self._asking():
+                count += int(await self._redis.hlen(keys.pending))
+        return count
+
     async def pending_of(self, org: int) -> dict[str, PendingEntry]:
         """Every claim and release of an organization that has not been settled, by token."""
         found = await self._pending_in(self._shards.of(org))

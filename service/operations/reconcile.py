@@ -53,13 +53,16 @@ class Reconcile:
     async def __call__(self) -> int:
         """End what is overdue; how many claims and releases that was. Raises Unavailable when Redis is not there."""
         entries = await self._grid.pending()
-        self._metrics.pending.set(len(entries))
         if not entries:
             return 0
         now_ms = await self._grid.now_ms()
         overdue = [(token, entry) for token, entry in entries.items() if entry.deadline_ms <= now_ms]
         some = asyncio.Semaphore(ENDED_AT_ONCE)
         return sum(await asyncio.gather(*(self._try_to_end(token, entry, some) for token, entry in overdue)))
+
+    async def show_pending(self) -> None:
+        """Count what is pending, whoever ends it: a figure of the last turn would stay as it was until the next."""
+        self._metrics.pending.set(await self._grid.count_pending())
 
     async def _try_to_end(self, token: str, entry: PendingEntry, some: asyncio.Semaphore) -> bool:
         async with some:

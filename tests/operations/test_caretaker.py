@@ -13,6 +13,7 @@ import pytest
 from service.app import Services, open_services
 from service.assemble_api import assemble_caretaker
 from service.claims.grid import PendingEntry
+from service.claims.lease import Leases
 from service.config import Settings
 from service.db.gate import CoachDays
 from service.domain.grid import day_of
@@ -33,6 +34,11 @@ async def cared_for(services: Services) -> AsyncIterator[None]:
     finally:
         stop.set()
         await running
+
+
+def shown_pending(services: Services) -> float:
+    """What is pending, as the gauge of this process has it."""
+    return services.metrics.pending._value.get()
 
 
 @asynccontextmanager
@@ -88,6 +94,20 @@ async def test_one_process_a_round_looks_for_what_is_overdue(
             await eventually(lambda: looks >= 5, what="five rounds")
         # A lease of three quarters of a round lies between two of them.
         assert time.monotonic() - began + 0.01 >= 4 * 0.75 * ROUND_S
+
+
+async def test_each_process_shows_what_is_pending_also_while_others_have_all_the_turns(settings: Settings) -> None:
+    async with two_processes(settings) as (busy, other):
+        org = await busy.roster_store.organization("demo")
+        assert org is not None
+        await steps.claim(busy, org, wish((await free_starts(busy, org, "cal-2"))[7], "cal-2"))
+        leases = Leases(busy.redis, busy.shards, busy.breaker)
+        assert await leases.take("reconciler", 60_000)
+        async with cared_for(other):
+            await eventually(lambda: shown_pending(other) == 1, what="the claim in the gauge")
+            await steps.expire_pending(busy)
+            assert await busy.reconcile() == 1
+            await eventually(lambda: shown_pending(other) == 0, what="its end in the gauge")
 
 
 async def test_coach_days_that_are_noted_are_repaired_without_the_worker(services: Services, org: int) -> None:
