@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,33 @@ def test_every_alert_says_what_it_means_and_how_urgent_it_is(root: Path) -> None
     for rule in alerts(root):
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in ("page", "warning")
+
+
+def test_of_every_alert_a_case_burns_and_one_does_not_in_the_words_of_its_rule(root: Path) -> None:
+    """`promtool test rules` decides what is right; that nothing is left out of it is seen without it."""
+    rules = {rule["alert"]: rule for rule in alerts(root)}
+    cases = [case for group in load(root, "alerts.test.yml")["tests"] for case in group["alert_rule_test"]]
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == set(rules)
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == set(rules)
+    for case in cases:
+        rule = rules[case["alertname"]]
+        fixed = re.split(r"\{\{.*?\}\}", rule["annotations"]["summary"])
+        for burning in case["exp_alerts"]:
+            assert burning["exp_labels"]["severity"] == rule["labels"]["severity"]
+            summary = burning["exp_annotations"]["summary"]
+            assert re.fullmatch(".+".join(map(re.escape, fixed)), summary), summary
+            assert "<no value>" not in summary
+
+
+def test_the_cases_of_alerts_give_series_the_labels_they_have(root: Path, series: dict[str, set[str]]) -> None:
+    groups = load(root, "alerts.test.yml")["tests"]
+    given = {one["series"] for group in groups for one in group["input_series"]}
+    assert len(given) > 20
+    for text in given:
+        (selector,) = selectors(promql.parse(text))
+        labels = {matcher.name for matcher in selector.matchers.matchers}
+        known = set[str]() if selector.name in OF_PROMETHEUS else series[selector.name]
+        assert labels == known | {"job", "instance"}, text
 
 
 def test_dead_letters_are_told_when_they_come_and_not_for_as_long_as_they_stay(root: Path) -> None:
