@@ -255,6 +255,8 @@ class Book:
             raise
         except Exception:
             await self._release(request, plan, appointment)
+            # As in `_lost`; but nobody waits for it, because what refused the row may refuse the repair as well.
+            self._settling.repair_soon(appointment)
             raise
         if committed.outcome is CommitOutcome.TAKEN:
             if self._reach:

@@ -108,15 +108,14 @@ class SettleChange:
         """Make the coach-days an appointment shows in what Postgres says."""
         await self.repair_days(appointment.org, appointment.column, placement_of(appointment), appointment.local_day)
 
+    def repair_soon(self, appointment: Appointment) -> None:
+        """`repair`, which nobody waits for."""
+        self._in_turn(coach_days_of(appointment))
+
     async def repair_days(self, org: int, column: int, placement: Placement, local_day: int) -> None:
         """Make the coach-days that a time shows in, and the one it counts on, what Postgres says."""
         days = {day for day, _, _ in placement.occupied_runs()} | {local_day}
-        place = CoachDays(org, column, min(days), max(days))
-        # When hours change, hundreds are fenced at once: whoever waits for its turn does it for all who come meanwhile.
-        waiting = self._to_repair.get(place)
-        if waiting is None:
-            waiting = self._to_repair[place] = asyncio.ensure_future(self._repair_in_turn(place))
-        await asyncio.shield(waiting)
+        await asyncio.shield(self._in_turn(CoachDays(org, column, min(days), max(days))))
 
     def fall_behind(self) -> None:
         """Something was changed without Redis: let its grid be told."""
@@ -128,6 +127,16 @@ class SettleChange:
         async with self._turn:
             ended = [ended_time(token, side) for side in ("new", "old")]
             await self._keeper.repair(org, [column], sorted(days), ended=ended)
+
+    def _in_turn(self, place: CoachDays) -> asyncio.Task[None]:
+        """The repair that waits for its turn.
+
+        When hours change, hundreds are fenced at once: whoever waits does it for all who come meanwhile.
+        """
+        waiting = self._to_repair.get(place)
+        if waiting is None:
+            waiting = self._to_repair[place] = self._tasks.begin(self._repair_in_turn(place))
+        return waiting
 
     async def _repair_in_turn(self, place: CoachDays) -> None:
         async with self._turn:

@@ -406,6 +406,50 @@ async def test_a_claim_that_is_fenced_frees_nothing_of_who_booked_its_time_witho
     assert await steps.differences(services, org) == 0
 
 
+@pytest.mark.parametrize("problem", [Unavailable("refused for now"), InvalidRequest([("body", "cannot be stored")])])
+async def test_a_claim_that_is_not_written_frees_nothing_of_who_booked_its_time_without_redis(
+    services: Services, without: Services, org: int, problem: Exception
+) -> None:
+    start = (await free_starts(services, org))[40]
+
+    async def refused(*_: Any) -> Any:
+        await booked(without, org, start, coach_id="coach-3", person=1)
+        assert await services.heal() == 1
+        raise problem
+
+    with patch.object(services.committer, "commit", refused), pytest.raises(type(problem)):
+        await services.book(wish(start, coach_id="coach-3"), caller(org), RateSeen())
+    await services.tasks.drain(10)
+    assert await steps.differences(services, org) == 0
+    with pytest.raises(SlotUnavailable):
+        await services.book(wish(start, coach_id="coach-3", person=2), caller(org), RateSeen())
+    assert services.metrics.backstop_conflicts._value.get() == 0
+
+
+async def test_however_many_are_not_written_few_wait_for_their_coach_day_to_be_put_right(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while Postgres is away: each repair fails slowly, and two are made at a time."""
+    starts, go_on, repairs = await free_starts(services, org), asyncio.Event(), list[tuple[Any, ...]]()
+    await services.keeper.fill(org)
+
+    async def held(*arguments: Any) -> None:
+        repairs.append(arguments)
+        await go_on.wait()
+
+    monkeypatch.setattr(services.keeper, "repair", held)
+    monkeypatch.setattr(services.committer, "commit", AsyncMock(side_effect=Unavailable("away")))
+    wishes = [wish(starts[40], coach_id="coach-3", person=n) for n in range(20)]
+    for one in wishes:
+        with pytest.raises(Unavailable):
+            await services.book(one, caller(org), RateSeen())
+    await asyncio.sleep(0)
+    assert (len(services.tasks), len(repairs)) == (3, 2)
+    go_on.set()
+    await services.tasks.drain(10)
+    assert len(repairs) == 3
+
+
 async def test_a_move_that_is_fenced_repairs_what_it_was_fenced_for_and_is_made(
     services: Services, without: Services, org: int
 ) -> None:
