@@ -136,7 +136,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "    async def _alone(",
                 "    async def _read(self, bookings: list[NewBooking]) -> Sequence[Committed | BookingError]:\n"
                 "        await self._statement()\n"
-                "        found = await self._explain(bookings)\n"
+                "        found = await _explain(self._connection, bookings, ())\n"
                 "        return [\n"
                 '            Unavailable("it is not there")\n'
                 "            if found[b.appointment.appointment_id].outcome is CommitOutcome.LOST\n"

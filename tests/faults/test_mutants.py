@@ -5,6 +5,7 @@ That each is noticed by its check is what `python -m tests.faults.mutants` shows
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from random import Random
 
@@ -28,9 +29,22 @@ def test_the_copy_differs_by_the_mutation_alone(mutant: Mutant, tmp_path: Path) 
     assert changed == {edit.path for edit in mutant.edits} | ({LAST_MIGRATION} if mutant.sql else set())
     for path in changed:
         if path.endswith(".py"):
-            compile((tmp_path / path).read_text(), path, "exec")
+            asked_in_vain = missing((tmp_path / path).read_text()) - missing((ROOT / path).read_text())
+            assert asked_in_vain == set(), "it would fail by itself, and not by what it breaks"
     assert mutant.check in CHECKS
     assert [one.faults[0].fault.name for one in rounds_of(mutant, Random(1))] == list(mutant.faults)
+
+
+def missing(source: str) -> set[str]:
+    """What classes ask of `self` and do not give it in their own text. Raises SyntaxError."""
+    found: set[str] = set()
+    for one in ast.walk(ast.parse(source)):
+        if isinstance(one, ast.ClassDef):
+            of_self = [n for n in ast.walk(one) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "self"]
+            given = {n.attr for n in of_self if isinstance(n.ctx, ast.Store)}
+            given |= {n.name for n in one.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+            found |= {n.attr for n in of_self} - given
+    return found
 
 
 def test_a_text_that_is_not_there_is_no_mutant(tmp_path: Path) -> None:
