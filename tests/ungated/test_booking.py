@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock, patch
+from uuid import UUID
 
 import orjson
 import pytest
@@ -15,7 +19,14 @@ from service.app import Services, open_services
 from service.claims.breaker import Trip
 from service.claims.messages import Rate
 from service.db.commit import CommitOutcome
-from service.errors import IdempotencyKeyReused, InvalidRequest, RateLimitExceeded, SlotUnavailable
+from service.errors import (
+    IdempotencyKeyReused,
+    InvalidRequest,
+    OutcomeUnknown,
+    RateLimitExceeded,
+    SlotUnavailable,
+    Unavailable,
+)
 from service.operations.book import Booked
 from service.operations.caller import Caller
 from service.operations.local_rates import RateSeen
@@ -183,6 +194,68 @@ async def test_what_cannot_be_booked_is_refused_as_ever(without: Services, org: 
     assert await sql.fetchval("SELECT count(*) FROM appointments") == 1
     taken = [await without.book(wish(starts[40], person=n), caller(org), RateSeen()) for n in range(2)]
     assert len({orjson.loads(one.body)["coach_id"] for one in taken}) == 2
+
+
+@contextmanager
+def answer_lost(services: Services, *problems: Exception) -> Iterator[None]:
+    """The first decision is committed and nobody is told of it; `problems` are what the next attempts meet."""
+    alone, left, lost = services.gate_store.alone, list(problems), list[bool]()
+
+    @asynccontextmanager
+    async def losing() -> AsyncIterator[Any]:
+        if lost and left:
+            raise left.pop(0)
+        async with alone() as connection:
+            yield connection
+        if not lost:
+            lost.append(True)
+            raise OutcomeUnknown("lost")
+
+    with patch.object(services.gate_store, "alone", losing):
+        yield
+    assert (lost, left) == ([True], [])
+
+
+@pytest.mark.parametrize("coach_id", [None, "coach-3"])
+async def test_a_booking_whose_answer_was_lost_is_found_and_not_made_again(
+    without: Services, org: int, sql: Any, coach_id: str | None
+) -> None:
+    start = (await free_starts(without, org))[30]
+    with answer_lost(without):
+        made = await without.book(wish(start, coach_id=coach_id), caller(org), RateSeen())
+    rows = await sql.fetch("SELECT appointment_id, coach_no FROM appointments")
+    body = orjson.loads(made.body)
+    assert [(str(row["appointment_id"]), f"coach-{row['coach_no'] + 1}") for row in rows] == [
+        (made.appointment_id, body["coach_id"])
+    ]
+    assert body["appointment_id"] == made.appointment_id
+
+
+async def test_a_move_whose_answer_was_lost_is_found_and_not_refused_for_its_own_version(
+    without: Services, org: int, sql: Any
+) -> None:
+    starts = await free_starts(without, org)
+    first = await booked(without, org, starts[30])
+    wanted = MoveWish(start_time=starts[60])
+    with answer_lost(without):
+        moved = await without.move(org, first.appointment_id, wanted, versions=frozenset({1}), **WHO)
+    assert (moved.start_time, moved.version) == (starts[60], 2)
+    assert moved == await without.change.get(org, first.appointment_id)
+    assert await sql.fetchval("SELECT count(*) FROM events") == 2
+
+
+async def test_what_nobody_was_told_of_is_unknown_however_the_next_attempts_end(
+    without: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.operations.book_ungated.random.Random.uniform", lambda *_: 0.0)
+    starts = await free_starts(without, org)
+    with answer_lost(without, Unavailable("away"), Unavailable("away")), pytest.raises(OutcomeUnknown):
+        await without.book(wish(starts[30]), caller(org), RateSeen())
+    appointment_id = await sql.fetchval("SELECT appointment_id FROM appointments")
+    monkeypatch.setattr(without.appointments, "is_ours", AsyncMock(side_effect=Unavailable("away")))
+    with answer_lost(without), pytest.raises(OutcomeUnknown):
+        await without.move(org, UUID(int=appointment_id.int), MoveWish(start_time=starts[60]), **WHO)
+    assert await sql.fetchval("SELECT starts_at FROM appointments") == starts[60]
 
 
 async def test_each_process_counts_for_itself(without: Services, org: int) -> None:
