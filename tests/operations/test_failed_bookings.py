@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from service.app import Services
+from service.claims.messages import Rate
+from service.db.commit import CommitOutcome, Committed
+from service.domain.grid import day_of
 from service.errors import InvalidRequest, OutcomeUnknown, Unavailable
-from service.operations.book import Booked
+from service.operations.book import CLAIM_ATTEMPTS, Booked
+from service.operations.caller import Caller
 from service.operations.local_rates import RateSeen
 from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
@@ -92,3 +97,26 @@ async def test_a_commit_that_stays_unknown_is_known_to_the_reconciler(services: 
     booked = await services.book(wish(start, idempotency_key="key"), caller(org), RateSeen())
     assert not booked.replayed
     assert await sql.fetchval("SELECT count(*) FROM appointments WHERE status <> 'void'") == 1
+
+
+async def test_what_redis_and_postgres_cannot_agree_on_is_booked_by_postgres_in_the_end(
+    services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = (await free_starts(services, org))[40]
+    lost = AsyncMock(return_value=Committed(CommitOutcome.LOST))
+    monkeypatch.setattr(services.committer, "commit", lost)
+    booked = await services.book(wish(start, coach_id="coach-3"), caller(org), RateSeen())
+    assert lost.call_count == CLAIM_ATTEMPTS
+    assert str(await sql.fetchval("SELECT appointment_id FROM appointments")) == booked.appointment_id
+    assert await services.grid.pending() == {}
+
+
+async def test_a_booking_that_looks_twice_is_one_request_of_its_key(services: Services, org: int) -> None:
+    start = (await free_starts(services, org))[40]
+    await services.grid.forget_days(org, range(day_of(start) - 1, day_of(start) + 2))
+    limited = Caller(org, "tests", frozenset({"write"}), Rate("limited", 1, 60_000), "corr-1")
+    seen = RateSeen()
+    await services.book(wish(start), limited, seen)
+    assert services.metrics.claims.labels("unknown_day")._value.get() == 1
+    assert seen.state is not None
+    assert (seen.state.limit, seen.state.remaining) == (1, 0)
