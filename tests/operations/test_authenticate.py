@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -103,3 +104,43 @@ async def test_a_key_that_is_given_again_counts_also_while_nothing_can_be_writte
         door.take_no_writes(problem)
     door.permit = given
     assert (await door()).scopes == READ
+
+
+async def test_a_key_that_was_not_known_is_looked_up_again_soon_and_one_that_was_is_not(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door(services, monkeypatch)
+    for name in ("KNOWN_FOR", "ASK_AGAIN_AFTER"):
+        monkeypatch.setattr(authenticate, name, timedelta(hours=1))
+    given, door.permit = door.permit, None
+    with pytest.raises(NotAuthenticated):
+        await door()
+    door.permit = given
+    assert (await door()).scopes == READ
+    door.permit = Permit(WRITE, 8)
+    assert (await door(door.another())).scopes == READ, "the auth service limits how often it is asked"
+
+
+async def test_however_many_keys_and_addresses_fail_only_so_many_are_remembered(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authenticate, "MOST_KEPT", 2)
+    let_in = Door(services, monkeypatch).another()
+    let_in._validate = None
+    for number in range(4):
+        with pytest.raises(NotAuthenticated):
+            await let_in(f"unknown-{number}", lambda number=number: f"10.0.0.{number}", "c")
+    assert [len(kept) for kept in (let_in._kept, let_in._failures, let_in._asking)] == [2, 2, 0]
+
+
+async def test_an_address_that_keeps_failing_waits_ever_longer_until_it_has_stopped_for_a_minute(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_in, now = Door(services, monkeypatch).another(), 1000.0
+    with monkeypatch.context() as moved:
+        moved.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        assert [let_in.count_failure("10.0.0.1") for _ in range(10)] == [0.0] * 10
+        assert [let_in.count_failure("10.0.0.1") for _ in range(7)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+        assert let_in.count_failure("10.0.0.2") == 0.0
+        now += 61
+        assert let_in.count_failure("10.0.0.1") == 0.0
