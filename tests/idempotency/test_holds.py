@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import msgspec
@@ -17,10 +18,17 @@ from service.app import Services
 from service.assemble_api import carry_out_once
 from service.claims.breaker import GateBreaker
 from service.claims.connection import connect
-from service.claims.marks import KeyMarks
+from service.claims.marks import KeyMarks, MarkOutcome
+from service.claims.messages import Mark
 from service.claims.scripts import Scripts
 from service.db.idempotency import Completion, FinalAnswer, KeyHold, KeyRecords
-from service.errors import IdempotencyInProgress, IdempotencyKeyReused, OutcomeUnknown, SlotUnavailable
+from service.errors import (
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    OutcomeUnknown,
+    SlotUnavailable,
+    Unavailable,
+)
 from service.operations.carry_out_once import CarryOutOnce, KeyedRequest, Replay
 from service.operations.local_rates import RateSeen
 from tests.api.client import Client
@@ -124,6 +132,45 @@ async def test_who_was_not_told_that_it_holds_a_key_begins_again(
 
     monkeypatch.setattr(records, "begin", lose)
     assert await once(KeyedRequest(org, uuid4().hex, "a" * 32), work, lambda _: ANSWER) == lost[0]
+
+
+@pytest.mark.parametrize("why", ["it is held", "nobody can be asked"])
+async def test_a_request_that_was_not_begun_leaves_no_mark_in_the_way_of_the_next(
+    services: Services, org: int, once: CarryOutOnce, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    request, done = KeyedRequest(org, uuid4().hex, "a" * 32), list[KeyHold]()
+
+    async def work(hold: KeyHold) -> None:
+        done.append(hold)
+
+    with monkeypatch.context() as patch:
+        if why == "it is held":
+            # By a process that Redis was lost for, and that dies.
+            assert await once._records.begin(org, request.key, bytes.fromhex(request.fingerprint), uuid4(), 60)
+            patch.setattr("service.operations.carry_out_once.PATIENCE_S", 0.05)
+        else:
+            patch.setattr(once._records, "begin", AsyncMock(side_effect=Unavailable("away")))
+        with pytest.raises(IdempotencyInProgress if why == "it is held" else Unavailable):
+            await once(request, work, lambda _: ANSWER)
+    assert done == []
+    assert await services.redis.get(services.shards.of(org).answer(org, request.key)) is None
+    assert once._under_way == {}
+
+
+async def test_what_somebody_who_died_has_marked_is_answered_by_postgres_in_the_end(
+    services: Services, org: int, once: CarryOutOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = KeyedRequest(org, uuid4().hex, "a" * 32)
+    hold = await once._records.begin(org, request.key, bytes.fromhex(request.fingerprint), uuid4(), 60)
+    assert hold is not None
+    assert await once._records.complete(Completion(hold, ANSWER))
+    assert await once._marks.begin(org, Mark(request.key, request.fingerprint, uuid4().hex)) == (MarkOutcome.BEGUN, b"")
+    monkeypatch.setattr("service.operations.carry_out_once.PATIENCE_S", 0.05)
+
+    async def work(_: KeyHold) -> None:
+        raise AssertionError("it was carried out before")
+
+    assert await once(request, work, lambda _: ANSWER) == Replay(ANSWER)
 
 
 async def test_a_booking_waits_for_a_key_that_is_held_and_not_for_one_that_was_left(
