@@ -121,6 +121,49 @@ async def test_too_little_that_came_during_a_call_is_gathered_again() -> None:
     assert left.result() == 2
 
 
+async def test_no_call_has_more_than_the_most_and_no_more_are_made_at_a_time_than_there_are_lanes() -> None:
+    calls = _Calls()
+    calls.held = asyncio.Event()
+    batcher: Batcher[int, int] = Batcher(calls, most=2, lanes=2)
+    answers = [batcher.submit(number) for number in range(7)]
+    await asyncio.sleep(0.01)
+    assert (calls.batches, len(batcher)) == ([[0, 1], [2, 3]], 3)
+    batcher.hurry()
+    await asyncio.sleep(0)
+    assert len(calls.batches) == 2
+    calls.held.set()
+    assert await asyncio.gather(*answers) == list(range(7))
+    assert calls.batches == [[0, 1], [2, 3], [4, 5], [6]]
+
+
+async def test_a_call_that_fails_or_forgets_somebody_is_told_to_its_batch_and_the_next_goes_on() -> None:
+    results: list[Sequence[int]] = [[1], [3]]
+
+    async def call(items: list[int]) -> Sequence[int]:
+        if items == [0]:
+            raise ZeroDivisionError
+        return results.pop(0)
+
+    batcher: Batcher[int, int] = Batcher(call, most=10)
+    with pytest.raises(ZeroDivisionError):
+        await batcher.submit(0)
+    told = await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True)
+    assert (told[0], type(told[1])) == (1, ValueError)
+    assert await batcher.submit(3) == 3
+
+
+async def test_who_goes_away_takes_nobody_along() -> None:
+    calls = _Calls()
+    calls.held = asyncio.Event()
+    batcher: Batcher[int, int] = Batcher(calls, most=10)
+    gone, left = batcher.submit(0), batcher.submit(1)
+    await asyncio.sleep(0)
+    gone.cancel()
+    calls.held.set()
+    assert await left == 1
+    assert await batcher.submit(2) == 2
+
+
 class _Pages:
     """A stream that has pages, and what takes them over."""
 

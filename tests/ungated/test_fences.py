@@ -118,6 +118,42 @@ async def test_what_was_answered_in_time_is_not_looked_after_any_longer() -> Non
     assert breaker.closed
 
 
+async def test_a_process_is_late_until_it_has_kept_up_for_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    lateness, now, seen = Lateness(), 1000.0, list[bool]()
+    naps = [0.02, 0.06, 0.3, *[0.06] * 9]
+
+    async def sleep(_: float) -> None:
+        nonlocal now
+        seen.append(lateness.is_late)
+        if not naps:
+            raise ZeroDivisionError
+        now += naps.pop(0)
+
+    with monkeypatch.context() as moved:
+        moved.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        moved.setattr(asyncio, "sleep", sleep)
+        with pytest.raises(ZeroDivisionError):
+            await lateness.run()
+        assert seen == [False] * 3 + [True] * 9 + [False]
+        now += 0.3
+        assert lateness.is_late, "it has not come to its beat yet"
+
+
+async def test_who_fell_behind_again_meanwhile_or_cannot_ask_has_not_caught_up() -> None:
+    breaker = GateBreaker()
+    breaker.close(1)
+    falls = breaker.falls
+    breaker.fall_behind()
+    breaker.caught_up(falls)
+    assert breaker.behind
+    breaker.trip(Trip.FAULT)
+    breaker.caught_up(breaker.falls)
+    assert breaker.behind
+    breaker.close(1)
+    breaker.caught_up(breaker.falls)
+    assert not breaker.behind
+
+
 async def test_who_comes_late_with_cleaning_drops_nothing_of_the_next_epoch(services: Services, org: int) -> None:
     server = RedisServer(services.looking_redis, services.shards)
     seen = await server.look()
