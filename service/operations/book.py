@@ -114,7 +114,7 @@ class Book:
             except BookingError as problem:
                 if (await self._rosters.current(caller.org)).version != roster.version:
                     continue  # what an old roster refuses a new one may not
-                return await self._replay_or_raise(problem, request, caller, rate)
+                return await self._replay_or_raise(problem, request, caller, rate, give_up)
             appointment_id = uuid.UUID(int=uuid_utils.uuid7().int)
             try:
                 reply = await self._claiming.ask(self._admission(request, caller, rate, plan, appointment_id.hex), rate)
@@ -328,22 +328,31 @@ class Book:
             _log.warning("claim not released", appointment_id=str(appointment.appointment_id), error=problem.message)
 
     async def _replay_or_raise(
-        self, problem: BookingError, request: BookingRequest, caller: Caller, rate: RateSeen
+        self, problem: BookingError, request: BookingRequest, caller: Caller, rate: RateSeen, give_up: float
     ) -> Booked:
-        """The answer the key already has, else `problem`.
+        """The answer the key already has, or gets by `give_up`, else `problem`.
 
         A request that was fine when it was first made gets its answer again, whatever the rules say by now.
         """
         mark = self._mark(request, "")
         if mark is None:
             raise problem
-        admission = Admission(caller.org, rate=caller.rate if rate.state is None else None, mark=mark)
-        try:
-            reply = await self._claiming.ask(admission, rate)
+        clock, look_s = asyncio.get_running_loop().time, FIRST_LOOK_S
+        while True:
+            admission = Admission(caller.org, rate=caller.rate if rate.state is None else None, mark=mark)
+            try:
+                reply = await self._claiming.ask(admission, rate)
+            except GateClosed:
+                break  # Postgres knows as well
             if reply.outcome is ClaimOutcome.REPLAY:
                 return _replayed(reply.first)
-        except GateClosed:
-            pass  # Postgres knows as well
+            if reply.outcome is not ClaimOutcome.IN_PROGRESS:
+                break
+            # Who is told now that it was refused would not ask again, and may be booked in a moment.
+            if clock() + look_s >= give_up:
+                return await self._answer_of_duplicate(request, caller)
+            await asyncio.sleep(look_s)
+            look_s = min(2 * look_s, LAST_LOOK_S)
         replay = await self._stored_answer(request, caller)
         if replay is None:
             raise problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -12,7 +13,8 @@ from service.app import Services
 from service.claims.messages import Rate
 from service.db.commit import CommitOutcome, Committed
 from service.domain.grid import day_of
-from service.errors import InvalidRequest, OutcomeUnknown, Unavailable
+from service.errors import IdempotencyInProgress, InvalidRequest, OutcomeUnknown, Unavailable
+from service.operations import book
 from service.operations.book import CLAIM_ATTEMPTS, Booked
 from service.operations.caller import Caller
 from service.operations.local_rates import RateSeen
@@ -120,3 +122,23 @@ async def test_a_booking_that_looks_twice_is_one_request_of_its_key(services: Se
     assert services.metrics.claims.labels("unknown_day")._value.get() == 1
     assert seen.state is not None
     assert (seen.state.limit, seen.state.remaining) == (1, 0)
+
+
+async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in_time(
+    services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = (await free_starts(services, org))[40]
+    request = wish(start, idempotency_key="key")
+    async with steps.commits_held(sql):
+        first = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
+        await steps.a_commit_waits(sql)
+        monkeypatch.setattr(services.clock, "now", lambda: start + timedelta(hours=1))
+        with monkeypatch.context() as patch:
+            patch.setattr(book, "PATIENCE_S", 0.05)
+            with pytest.raises(IdempotencyInProgress):
+                await services.book(request, caller(org), RateSeen())
+        again = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
+        assert not (await asyncio.wait({again}, timeout=0.05))[0]
+    assert ((await again).body, (await again).replayed) == ((await first).body, True)
+    with pytest.raises(InvalidRequest, match="past"):
+        await services.book(wish(start, idempotency_key="other"), caller(org), RateSeen())
