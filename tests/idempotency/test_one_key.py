@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from service.app import Services
+from service.errors import GateClosed
 from tests.api.client import Client, assert_problem, booking
 from tests.api_people.asking import made, seen
 from tests.api_people.conftest import STRANGER
@@ -53,7 +54,10 @@ async def test_a_key_that_was_used_is_refused_on_every_other_route_and_for_every
 
 
 async def _nothing_pending(services: Services) -> bool:
-    return await services.grid.pending() == {}
+    try:
+        return await services.grid.pending() == {}
+    except GateClosed:
+        return False  # Redis was emptied and is not asked again yet
 
 
 async def test_a_refused_request_leaves_its_key_free_for_another_body_and_another_route(
