@@ -188,6 +188,8 @@ class Dispatcher:
         if told.called:
             self._seconds.observe(asyncio.get_running_loop().time() - began)
             self._breaker.learn(unwell=told.unwell)
+        else:
+            self._breaker.not_made()
         _log.debug(
             "attempted",
             destination=self._destination.name,

@@ -30,6 +30,7 @@ class Breaker:
         self._monotonic = monotonic
         self._in_a_row = 0
         self._closed_off_until: float | None = None
+        self._probing = False
 
     @property
     def state(self) -> BreakerState:
@@ -46,23 +47,32 @@ class Breaker:
         return max(0.0, self._closed_off_until - self._monotonic())
 
     def admits(self) -> bool:
-        """Whether a call may be made now; tell `succeeded` or `failed` what came of it."""
+        """Whether a call may be made now; tell `succeeded`, `failed` or `not_made` what came of it."""
         if self._closed_off_until is None:
             return True
         if self.wait_s:
             return False
         # Half open: this call is the probe. One whose end is never told is given up after a pause.
         self._closed_off_until = self._monotonic() + self._pause_s
+        self._probing = True
         return True
+
+    def not_made(self) -> None:
+        """The call that was admitted was not made after all: if it was the probe, the next one is."""
+        if self._probing:
+            self._probing = False
+            self._closed_off_until = self._monotonic()
 
     def succeeded(self) -> None:
         """A call was answered properly."""
         self._in_a_row = 0
         self._closed_off_until = None
+        self._probing = False
 
     def failed(self) -> None:
         """A call was not answered, or by a failing service."""
         self._in_a_row += 1
+        self._probing = False
         if self._in_a_row >= self._most:
             self._closed_off_until = self._monotonic() + self._pause_s
 

@@ -253,6 +253,22 @@ def test_a_probe_that_never_reported_does_not_close_the_service_off_for_ever() -
     assert breaker.admits()
 
 
+def test_a_probe_that_was_not_made_leaves_its_turn_to_the_next() -> None:
+    clock = MovedTime()
+    breaker = Breaker(failures=1, pause_s=5, monotonic=clock)
+    breaker.not_made()
+    assert breaker.state is BreakerState.CLOSED
+    breaker.failed()
+    breaker.not_made()
+    assert breaker.state is BreakerState.OPEN, "a call from before it opened was no probe"
+    clock.now += 5
+    assert breaker.admits()
+    breaker.not_made()
+    assert [breaker.admits() for _ in range(2)] == [True, False]
+    breaker.failed()
+    assert breaker.state is BreakerState.OPEN
+
+
 async def test_the_auth_service_says_what_a_key_may_do(session: aiohttp.ClientSession) -> None:
     async with serving(build_auth(Behaviour.calm())) as url:
         auth = AuthService(url, session, 2)

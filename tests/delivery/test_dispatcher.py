@@ -1,0 +1,54 @@
+"""A dispatcher by itself: whom it asks when."""
+
+from __future__ import annotations
+
+from service.delivery.destinations import CalendarDestination, Destination
+from service.delivery.dispatcher import Dispatcher
+from service.delivery.recorder import DeliveryRecorder
+from service.mocks.server import serving
+from service.outside.breaker import Breaker, BreakerState
+from service.outside.calendar_api import CalendarApi
+from tests.delivery.bench import QUICK, Bench, Recorder
+from tests.delivery.test_outside import MovedTime
+
+
+def _dispatcher(bench: Bench, destination: Destination, breaker: Breaker) -> Dispatcher:
+    s = bench.services
+    return Dispatcher(
+        destination,
+        store=s.deliveries,
+        recorder=DeliveryRecorder(s.deliveries, s.chance),
+        breaker=breaker,
+        policy=QUICK,
+        metrics=s.metrics,
+        chance=s.chance,
+    )
+
+
+async def test_what_needs_no_call_does_not_use_up_the_turn_of_what_does(bench: Bench) -> None:
+    """A receiver that was left alone is asked by one call, and to end what was never blocked none is made."""
+    recorder = Recorder(lambda _path, _body: (503, {"error": "still down"}))
+    clock = MovedTime()
+    breaker = Breaker(failures=3, pause_s=5, monotonic=clock)
+    *cancelled, _ = await bench.book(4)
+    for appointment in cancelled:
+        await bench.cancel(appointment)
+    await bench.sql(
+        "INSERT INTO deliveries (org_id, appointment_id, sequence, destination, state, attempts)"
+        " SELECT org_id, appointment_id, 1, 'calendar-blocks', 'delivered', 1 FROM appointments"
+        " WHERE status = 'cancelled'"
+    )
+    stream = bench.stream("calendar-blocks")
+    entries = await stream.read(10, 10)
+    async with serving(recorder.app) as calendar:
+        dispatcher = _dispatcher(bench, CalendarDestination(CalendarApi(calendar, bench.session, 2)), breaker)
+        for _ in range(3):
+            breaker.failed()
+        clock.now += 5
+        await dispatcher.take(stream, sorted(entries, key=lambda entry: entry.event.endswith(" 1")))
+        assert await dispatcher.drain(5) == 0
+    assert len(recorder.seen) == 1
+    assert await bench.left("calendar-blocks") == (0, 0, 1)
+    rows = await bench.deliveries("calendar-blocks")
+    assert sorted(row["state"] for row in rows if row["sequence"] == 2) == ["delivered"] * 3
+    assert breaker.state is BreakerState.OPEN, "what made no call says nothing about the receiver"
