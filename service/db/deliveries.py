@@ -161,8 +161,13 @@ class DeliveryStore:
         )
 
     async def record(self, records: Sequence[DeliveryRecord]) -> None:
-        """Write where deliveries stand, and every attempt; one row a delivery, the latest of `records` counts."""
-        latest = {(r.ref, r.destination): r for r in records}.values()
+        """Write where deliveries stand, and every attempt; one row a delivery.
+
+        Of several `records` of one counts what would stand after one statement for each: the last that belongs to the
+        latest replay, unless it was delivered before.
+        """
+        by_rank = sorted(records, key=lambda r: (r.replays, r.state == "delivered"))
+        latest = {(r.ref, r.destination): r for r in by_rank}.values()
         tried = [(r, r.tried) for r in records if r.tried is not None]
         await self._database.write(
             "record_deliveries",

@@ -7,8 +7,10 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
+from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from service.db.deliveries import DeliveryRecord
 from service.delivery import recorder as recording
@@ -52,6 +54,30 @@ async def test_a_record_waits_for_the_attempts_under_way_of_any_destination_and_
         assert record.call_count == 2
     found = [await bench.deliveries(name) for name in ("crm", "calendar-blocks", "notifications")]
     assert [[row["state"] for row in rows] for rows in found] == [["delivered"]] * 3
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+async def test_of_two_attempts_at_one_delivery_written_down_together_the_delivered_one_counts(
+    bench: Bench, order: tuple[int, ...]
+) -> None:
+    """Redis was emptied during an attempt, and the sweeper enqueued its event anew; or a replay was asked for in it."""
+    one, other = await bench.book(2)
+    delivered = replace(_record(bench, one, "crm"), reference="crm-7")
+    failed = replace(delivered, state="retrying", status=503, error="HTTP 503", reference=None)
+    old = replace(_record(bench, other, "crm"), state="dead", attempts=12)
+    replayed = replace(old, state="retrying", replays=1, attempts=2)
+    await bench.sql(
+        "INSERT INTO deliveries (org_id, appointment_id, sequence, destination, state, attempts, replays)"
+        " VALUES ($1, $2, 1, 'crm', 'pending', 0, 1)",
+        bench.org,
+        UUID(other["appointment_id"]),
+    )
+    records = [delivered, failed, old, replayed]
+    await bench.services.deliveries.record([records[place] for place in order])
+    rows = {str(row["appointment_id"]): row for row in await bench.deliveries("crm")}
+    told, again = rows[one["appointment_id"]], rows[other["appointment_id"]]
+    assert (told["state"], told["reference"], told["last_error"]) == ("delivered", "crm-7", None)
+    assert (again["state"], again["attempts"]) == ("retrying", 2)
 
 
 async def test_the_attempts_of_a_crowd_share_commits_and_calls(bench: Bench) -> None:
