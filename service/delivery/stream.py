@@ -97,6 +97,7 @@ class Stream:
             self._finish, most=MOST_AT_ONCE, gathering_s=GATHERING_S, enough=_ENOUGH
         )
         self._putting_off: Batcher[tuple[str, int, str, int], None] = Batcher(self._put_off, most=MOST_AT_ONCE)
+        self._exhuming: Batcher[Collection[str], None] = Batcher(self._exhume, most=MOST_AT_ONCE)
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """At most `count` entries nobody has read, waiting up to `block_ms` for the first."""
@@ -164,19 +165,12 @@ class Stream:
                 error,
             )
 
-    async def exhume(self, events: Collection[str]) -> int:
-        """Take the dead letters about these events away; how many there were. Looks at every dead letter."""
-        redis: Any = self._redis
-        start, gone = "-", 0
-        async with self._redis_errors():
-            while True:
-                page = _entries(await redis.xrange(self._dead, start, "+", count=_PAGE))
-                letters = [letter.entry_id for letter in page if letter.event in events]
-                if letters:
-                    gone += await redis.xdel(self._dead, *letters)
-                if len(page) < _PAGE:
-                    return gone
-                start = f"({page[-1].entry_id}"
+    async def exhume(self, events: Collection[str]) -> None:
+        """Take the dead letters about these events away.
+
+        Every dead letter is looked at, but calls of one moment share the look.
+        """
+        await self._exhuming.submit(events)
 
     async def move_due(self, others: Sequence[Stream], most: int) -> tuple[int, int]:
         """Bring back at most `most` due entries of this stream and of each of `others`, which are of its shard.
@@ -224,6 +218,19 @@ class Stream:
         async with self._redis_errors():
             await self._scripts.retry_later(self.key, self.due, self._group, entries)
         return [None] * len(entries)
+
+    async def _exhume(self, several: list[Collection[str]]) -> Sequence[None]:
+        redis: Any = self._redis
+        wanted, start = {event for events in several for event in events}, "-"
+        async with self._redis_errors():
+            while True:
+                page = _entries(await redis.xrange(self._dead, start, "+", count=_PAGE))
+                letters = [letter.entry_id for letter in page if letter.event in wanted]
+                if letters:
+                    await redis.xdel(self._dead, *letters)
+                if len(page) < _PAGE:
+                    return [None] * len(several)
+                start = f"({page[-1].entry_id}"
 
     async def _finish(self, entries: list[Entry]) -> Sequence[None]:
         async with self._redis_errors():

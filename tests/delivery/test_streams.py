@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -121,6 +122,19 @@ async def test_an_entry_finished_by_another_is_neither_put_off_nor_buried(bench:
     await stream.bury(entry, 1, "too late")
     assert await bench.left("crm") == (0, 0, 0)
     assert await bench.dead("crm") == []
+
+
+async def test_dead_letters_are_found_behind_a_page_of_others_in_one_look_for_all(bench: Bench) -> None:
+    stream, redis = bench.stream("crm"), bench.services.redis
+    pipe: Any = redis.pipeline(transaction=False)
+    for number in range(1001):
+        pipe.xadd(bench.services.shards.of(bench.org).dead("crm"), {"event": f"event {number}"})
+    await pipe.execute()
+    await redis.config_resetstat()
+    await asyncio.gather(*(stream.exhume({f"event {number}"}) for number in (0, 500, 999, 1000)))
+    assert (await redis.info("commandstats"))["cmdstat_xrange"]["calls"] == 3
+    left = {letter["event"] for letter in await bench.dead("crm")}
+    assert left == {f"event {number}" for number in range(1001)} - {"event 0", "event 500", "event 999", "event 1000"}
 
 
 async def test_figures_count_what_is_left(bench: Bench) -> None:
