@@ -24,6 +24,7 @@ class UnderWay:
         self._altogether = most + behind
         self._freed = asyncio.Event()
         self._freed.set()
+        self._held: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._at_work: set[str] = set()
 
@@ -36,8 +37,8 @@ class UnderWay:
         return max(0, min(self._most - len(self._at_work), self._altogether - len(self._tasks)))
 
     def holds(self, entry_id: str) -> bool:
-        """Whether the entry is being worked on."""
-        return entry_id in self._tasks
+        """Whether the entry is being worked on, or waits here for its place."""
+        return entry_id in self._held
 
     async def room(self, wait_s: float) -> int:
         """How many more may be started, waiting up to `wait_s` for there to be any."""
@@ -50,15 +51,17 @@ class UnderWay:
 
     async def start(self, entry_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` as soon as there is a place. What it raises is logged; its entry stays pending."""
+        if entry_id in self._held:  # taken over from ourselves: this work knows no more than that which is held
+            work.close()
+            return
+        self._held.add(entry_id)
         try:
             while not self.free:
                 await self._freed.wait()
         except BaseException:
+            self._held.discard(entry_id)
             work.close()
             raise
-        if entry_id in self._tasks:  # taken over from ourselves while both waited
-            work.close()
-            return
         task = asyncio.ensure_future(work)
         self._tasks[entry_id] = task
         self._at_work.add(entry_id)
@@ -86,6 +89,7 @@ class UnderWay:
             self._freed.set()
 
     def _done(self, entry_id: str, task: asyncio.Task[None]) -> None:
+        self._held.discard(entry_id)
         self._tasks.pop(entry_id, None)
         self._at_work.discard(entry_id)
         self._look_for_room()

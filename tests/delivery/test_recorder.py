@@ -138,6 +138,25 @@ async def test_whoever_is_done_but_for_what_is_shared_makes_room() -> None:
     assert under_way.free == 2
 
 
+async def test_an_entry_taken_over_from_ourselves_while_both_wait_for_a_place_is_worked_on_once() -> None:
+    going, done = asyncio.Event(), list[str]()
+
+    async def work(name: str) -> None:
+        await going.wait()
+        done.append(name)
+
+    under_way = UnderWay("test", 1)
+    await under_way.start("before", work("before"))
+    waiting = [asyncio.ensure_future(under_way.start("an entry", work("an entry"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert under_way.holds("an entry")
+    going.set()
+    await asyncio.gather(*waiting)
+    assert await under_way.drain(5) == 0
+    assert done == ["before", "an entry"]
+    assert not under_way.holds("an entry")
+
+
 async def test_what_is_due_of_all_streams_is_moved_in_one_call(bench: Bench) -> None:
     streams: list[Stream] = [bench.stream(name) for name in ("crm", "calendar-blocks", "notifications")]
     for number, stream in enumerate(streams):
