@@ -1,24 +1,27 @@
-"""A dispatcher by itself: whom it asks when."""
+"""A dispatcher by itself: whom it asks when, and which entries are whose."""
 
 from __future__ import annotations
 
-from service.delivery.destinations import CalendarDestination, Destination
+from service.claims.keys import Shards
+from service.delivery.destinations import CalendarDestination, CrmDestination, Destination
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.recorder import DeliveryRecorder
+from service.delivery.stream import Stream
 from service.mocks.server import serving
 from service.outside.breaker import Breaker, BreakerState
 from service.outside.calendar_api import CalendarApi
+from service.outside.crm import Crm
 from tests.delivery.bench import QUICK, Bench, Recorder
 from tests.delivery.test_outside import MovedTime
 
 
-def _dispatcher(bench: Bench, destination: Destination, breaker: Breaker) -> Dispatcher:
+def _dispatcher(bench: Bench, destination: Destination, breaker: Breaker | None = None) -> Dispatcher:
     s = bench.services
     return Dispatcher(
         destination,
         store=s.deliveries,
         recorder=DeliveryRecorder(s.deliveries, s.chance),
-        breaker=breaker,
+        breaker=breaker or Breaker(),
         policy=QUICK,
         metrics=s.metrics,
         chance=s.chance,
@@ -52,3 +55,42 @@ async def test_what_needs_no_call_does_not_use_up_the_turn_of_what_does(bench: B
     rows = await bench.deliveries("calendar-blocks")
     assert sorted(row["state"] for row in rows if row["sequence"] == 2) == ["delivered"] * 3
     assert breaker.state is BreakerState.OPEN, "what made no call says nothing about the receiver"
+
+
+async def test_what_a_replay_delivered_is_no_dead_letter_whoever_buried_it_late(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    (appointment,) = await bench.book(1)
+    await bench.sql(
+        "INSERT INTO deliveries (org_id, appointment_id, sequence, destination, state, attempts, replays)"
+        " VALUES ($1, $2, 1, 'crm', 'pending', 0, 1)",
+        bench.org,
+        appointment["appointment_id"],
+    )
+    stream = bench.stream("crm")
+    (entry,) = await stream.read(10, 10)
+    await stream.bury(entry, 12, "late")
+    assert await stream.add(entry.event)
+    async with serving(recorder.app) as crm:
+        dispatcher = _dispatcher(bench, CrmDestination(Crm(crm, bench.session, 2)))
+        await dispatcher.take(stream, await stream.read(10, 10))
+        assert await dispatcher.drain(5) == 0
+    assert len(recorder.seen) == 1
+    assert await bench.dead("crm") == []
+    assert await bench.left("crm") == (0, 0, 0)
+
+
+async def test_entries_of_two_shards_may_have_the_same_id(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    s, streams = bench.services, list[Stream]()
+    for keys, appointment in zip(Shards(2).all, await bench.book(2), strict=True):
+        stream = Stream(s.redis, s.redis, s.scripts, keys, "crm", consumer="test", reclaim_idle_ms=60_000)
+        await s.redis.delete(stream.key)
+        event = f"{bench.org} {appointment['appointment_id'].replace('-', '')} 1"
+        await s.redis.xadd(stream.key, {"event": event}, id="1-1")
+        streams.append(stream)
+    async with serving(recorder.app) as crm:
+        dispatcher = _dispatcher(bench, CrmDestination(Crm(crm, bench.session, 2)))
+        for stream in streams:
+            await dispatcher.take(stream, await stream.read(10, 10))
+        assert await dispatcher.drain(5) == 0
+    assert len(recorder.seen) == 2

@@ -200,5 +200,6 @@ async def test_what_was_never_committed_is_never_announced(bench: Bench) -> None
         await eventually(buried, what="a dead letter")
     (letter,) = await bench.dead("crm")
     assert "never committed" in letter["error"]
+    assert letter["attempts"] == "5", "it might have been about to be committed"
     assert letter["event"] == f"{bench.org} 0192a3b4c5d67e8f9a0b1c2d3e4f5061 1"
     assert recorder.seen == []

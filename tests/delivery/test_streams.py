@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from service.claims.connection import connect
 from service.claims.keys import Shards
 from service.claims.scripts import Scripts
+from service.delivery.consume import reclaim
+from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.mover import Mover
-from service.delivery.stream import Stream
+from service.delivery.stream import MOST_AT_ONCE, Stream
 from service.errors import Unavailable
 from service.mocks.server import serving
 from tests.delivery.bench import Bench, Recorder
@@ -64,6 +68,30 @@ async def test_what_is_being_worked_on_is_not_taken_over(bench: Bench) -> None:
     assert [page async for page in bench.stream("crm", consumer="other", idle_ms=60_000).reclaim()] == []
     (page,) = [page async for page in bench.stream("crm", consumer="other", idle_ms=0).reclaim()]
     assert [entry.event for entry in page] == ["an event"]
+
+
+async def test_everything_a_dead_consumer_left_is_taken_over_in_one_go(bench: Bench) -> None:
+    stream = bench.stream("crm", consumer="killed")
+    events = [f"event {number}" for number in range(2 * MOST_AT_ONCE + 1)]
+    assert await stream.add_all([(event, 1) for event in events]) == len(events)
+    assert len(await stream.read(len(events), 10)) == len(events)
+    pages = [page async for page in bench.stream("crm", consumer="other", idle_ms=0).reclaim()]
+    assert [entry.event for page in pages for entry in page] == events
+
+
+async def test_who_takes_over_forgets_consumers_that_are_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, stop = bench.stream("crm", idle_ms=60_000), asyncio.Event()
+    await bench.services.redis.xgroup_create(stream.key, "workers", id="0", mkstream=True)
+    await bench.services.redis.xgroup_createconsumer(stream.key, "workers", "gone")
+    monkeypatch.setattr(stream, "forget_the_dead", partial(stream.forget_the_dead, 0))
+    taking_over = asyncio.ensure_future(reclaim(stream, IdempotencyLog(bench.services.answers, Random(1)), stop))
+
+    async def forgotten() -> bool:
+        return await bench.services.redis.xinfo_consumers(stream.key, "workers") == []
+
+    await eventually(forgotten, what="no consumer")
+    stop.set()
+    await taking_over
 
 
 async def test_what_is_read_while_the_dead_are_forgotten_can_still_be_taken_over(
@@ -124,6 +152,14 @@ async def test_an_entry_finished_by_another_is_neither_put_off_nor_buried(bench:
     assert await bench.dead("crm") == []
 
 
+async def test_more_than_a_page_comes_in_at_once(bench: Bench) -> None:
+    stream = bench.stream("crm")
+    events = [(f"event {number}", 1) for number in range(1001)]
+    assert await stream.add_all(events) == 1001
+    assert await stream.add_all([*events, ("one more", 1)]) == 1
+    assert await bench.left("crm") == (1002, 0, 0)
+
+
 async def test_dead_letters_are_found_behind_a_page_of_others_in_one_look_for_all(bench: Bench) -> None:
     stream, redis = bench.stream("crm"), bench.services.redis
     pipe: Any = redis.pipeline(transaction=False)
@@ -137,6 +173,21 @@ async def test_dead_letters_are_found_behind_a_page_of_others_in_one_look_for_al
     assert left == {f"event {number}" for number in range(1001)} - {"event 0", "event 500", "event 999", "event 1000"}
 
 
+async def test_what_is_due_of_every_shard_is_moved(bench: Bench) -> None:
+    s = bench.services
+    streams = [
+        Stream(s.redis, s.redis, s.scripts, keys, name, consumer="test", reclaim_idle_ms=60_000)
+        for keys in Shards(3).all
+        for name in ("crm", "notifications")
+    ]
+    for stream in streams:
+        await stream.add("an event")
+        (entry,) = await stream.read(1, 10)
+        await stream.later(entry, 0, 2)
+    assert await Mover(streams).round() > 0
+    assert [[entry.attempt for entry in await stream.read(1, 10)] for stream in streams] == [[2]] * 6
+
+
 async def test_figures_count_what_is_left(bench: Bench) -> None:
     stream = bench.stream("crm")
     for number in range(4):
@@ -147,10 +198,11 @@ async def test_figures_count_what_is_left(bench: Bench) -> None:
     figures = await stream.figures()
     assert (figures.depth, figures.due, figures.dead) == (2, 1, 1)
 
-    async def aged() -> bool:
-        return 0 < (await stream.figures()).oldest_s < 60
-
-    await eventually(aged, what="an entry that has an age")
+    assert 0 <= figures.oldest_s < 60
+    seconds, _ = await bench.services.redis.time()
+    old = bench.stream("notifications")
+    await bench.services.redis.xadd(old.key, {"event": "an old one"}, id=f"{(seconds - 3600) * 1000}-0")
+    assert 3600 <= (await old.figures()).oldest_s < 3660
 
 
 async def test_a_redis_that_is_not_there_is_unavailable() -> None:

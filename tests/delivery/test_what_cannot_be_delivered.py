@@ -116,8 +116,10 @@ async def test_what_can_be_put_off_nowhere_is_not_tried_more_often_than_allowed(
     assert (row["state"], row["attempts"]) == ("dead", 3)
 
 
-async def test_what_was_given_up_before_a_crash_is_buried_and_not_told_again(bench: Bench) -> None:
-    recorder = Recorder(lambda _path, _body: (422, {"error": "not ours"}))
+@pytest.mark.parametrize(("status", "state"), [(422, "dead"), (200, "delivered")])
+async def test_what_came_to_its_end_before_a_crash_is_not_told_again(bench: Bench, status: int, state: str) -> None:
+    """What was given up is buried, what was delivered is gone."""
+    recorder = Recorder(lambda _path, _body: (status, {"error": "not ours"}))
 
     async def crash(step: Step) -> None:
         if step is Step.DELIVERY_RECORDED:
@@ -146,10 +148,28 @@ async def test_what_was_given_up_before_a_crash_is_buried_and_not_told_again(ben
             assert await dispatcher.drain(5) == 0
     assert len(recorder.seen) == 1
     (row,) = await bench.deliveries("crm")
-    assert (row["state"], row["attempts"]) == ("dead", 1)
-    (letter,) = await bench.dead("crm")
-    assert (letter["attempts"], letter["error"]) == ("1", row["last_error"])
+    assert (row["state"], row["attempts"]) == (state, 1)
+    letters = [(letter["attempts"], letter["error"]) for letter in await bench.dead("crm")]
+    assert letters == ([("1", row["last_error"])] if state == "dead" else [])
     assert await bench.left("crm") == (0, 0, 0)
+
+
+async def test_a_fault_of_ours_in_one_event_is_tried_as_often_as_allowed_and_stops_no_other(bench: Bench) -> None:
+    recorder = Recorder(lambda _path, _body: (200, {"crm_id": "c"}))
+    broken, _ = await bench.book(2)
+    await bench.sql("UPDATE events SET data = '{}' WHERE appointment_id = $1", broken["appointment_id"])
+    policy = RetryPolicy(attempts=3, delay_ms=5, turn_ms=20)
+    async with serving(recorder.app) as crm, bench.worker(crm=crm, policy=policy):
+
+        async def over() -> bool:
+            return await bench.left("crm") == (0, 0, 0) and len(await bench.dead("crm")) == 1
+
+        await eventually(over, what="the end of both")
+    told = {str(row["appointment_id"]): row for row in await bench.deliveries("crm")}
+    row = told.pop(broken["appointment_id"])
+    assert (row["state"], row["attempts"]) == ("dead", 3)
+    assert row["last_error"] == "the attempt broke: ValidationError"
+    assert [row["state"] for row in told.values()] == ["delivered"]
 
 
 async def test_what_follows_a_dead_event_is_still_told(bench: Bench) -> None:

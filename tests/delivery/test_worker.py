@@ -6,12 +6,16 @@ import asyncio
 import random
 import time
 
+import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.app import Services
+from service.claims.keys import Shards
 from service.delivery.build import WorkerTimes
 from service.delivery.dispatcher import RetryPolicy
+from service.delivery.patience import pause_s
+from service.delivery.stream import Stream
 from service.delivery.watch import StreamWatch
 from service.delivery.worker import Loop, Worker, every
 from service.embedded.redis import EmbeddedRedis
@@ -46,6 +50,11 @@ async def test_a_loop_that_fails_is_counted_and_started_again_beside_the_others(
     await asyncio.wait_for(running, 60)
     count = services.metrics.registry.get_sample_value("booking_worker_loop_failures_total", {"loop": "failing"})
     assert count == runs.count("fails")
+
+
+@pytest.mark.parametrize("failures", [1, 5, 100_000])
+def test_the_pause_after_a_failure_is_at_most_two_seconds_however_long_an_outage_lasts(failures: int) -> None:
+    assert 0 < pause_s(failures, random.Random(1)) <= 2
 
 
 async def test_an_attempt_under_way_ends_before_the_worker_and_a_hanging_one_stays_pending(
@@ -130,6 +139,24 @@ async def test_a_stream_nobody_has_looked_at_yet_has_no_figures(bench: Bench) ->
     await look()
     assert began <= (registry.get_sample_value("booking_streams_seen_timestamp_seconds") or 0) <= time.time()
     assert b'booking_stream_dead{stream="crm"} 0.0' in generate_latest(registry)
+
+
+async def test_the_figures_of_a_stream_are_those_of_all_its_shards(bench: Bench) -> None:
+    s, registry = bench.services, CollectorRegistry()
+    streams = [
+        Stream(s.redis, s.redis, s.scripts, keys, "crm", consumer="test", reclaim_idle_ms=60_000)
+        for keys in Shards(2).all
+    ]
+    for stream, waiting, due, dead in zip(streams, (1, 2), (3, 1), (2, 4), strict=True):
+        await stream.add_all([(f"event {number}", 1) for number in range(waiting + due + dead)])
+        entries = await stream.read(due + dead, 10)
+        for entry in entries[:due]:
+            await stream.later(entry, 60_000, 2)
+        for entry in entries[due:]:
+            await stream.bury(entry, 1, "no")
+    await StreamWatch({"crm": streams}, Metrics(registry))()
+    names = ("depth", "due", "dead")
+    assert [registry.get_sample_value(f"booking_stream_{name}", {"stream": "crm"}) for name in names] == [3, 4, 6]
 
 
 async def test_the_grid_is_filled_when_the_worker_starts(bench: Bench) -> None:

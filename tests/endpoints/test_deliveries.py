@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import datetime
+from uuid import UUID
 
 import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
 from service.db.endpoints import EndpointState
+from service.delivery.fan_out import FanOut
+from service.errors import Unavailable
 from service.mocks.server import serving
 from tests.delivery.bench import Bench
 from tests.endpoints.hooks import Hooks, Received, Receiver, event_ids, places
@@ -38,6 +41,42 @@ async def test_two_endpoints_hear_of_their_types_and_of_nothing_that_was_before(
     assert {one.json["type"] for one in some.seen} == {"appointment.cancelled"}
     assert Counter(await hooks.states(first)) == {"delivered": 10}
     assert Counter(await hooks.states(second)) == {"delivered": 2}
+
+
+async def test_an_event_stays_where_it_is_until_it_is_on_its_way_to_every_endpoint(
+    bench: Bench, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = bench.services
+    announced, outward = bench.stream("endpoints"), bench.stream("endpoint-deliveries")
+    fan_out = FanOut(hooks.store, {s.shards.of(bench.org): outward}, s.shards, s.chance)
+    for _ in range(2):
+        await hooks.register("http://127.0.0.1:1999")
+    await bench.book(1)
+    entries = await announced.read(10, 10)
+
+    async def away(*_: object) -> int:
+        raise Unavailable("Redis did not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outward, "add_all", away)
+        with pytest.raises(Unavailable):
+            await fan_out.take(announced, entries)
+    assert await bench.left("endpoints") == (1, 1, 0)
+    for _ in range(2):
+        await fan_out.take(announced, entries)
+    assert await bench.left("endpoints") == (0, 0, 0)
+    assert await bench.left("endpoint-deliveries") == (2, 0, 0)
+
+
+async def test_an_event_that_is_not_there_is_looked_for_five_times(bench: Bench, hooks: Hooks) -> None:
+    s = bench.services
+    announced, outward = bench.stream("endpoints"), bench.stream("endpoint-deliveries")
+    fan_out = FanOut(hooks.store, {s.shards.of(bench.org): outward}, s.shards, s.chance)
+    await announced.add_all([(f"{bench.org} {UUID(int=attempt).hex} 1", attempt) for attempt in (1, 4, 5)])
+    await fan_out.take(announced, await announced.read(10, 10))
+    assert await bench.left("endpoints") == (0, 0, 2)
+    (letter,) = await bench.dead("endpoints")
+    assert (letter["event"], letter["attempts"]) == (f"{bench.org} {UUID(int=5).hex} 1", "5")
 
 
 async def test_events_of_organizations_without_endpoints_enter_no_stream(bench: Bench, hooks: Hooks) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -177,7 +178,29 @@ async def test_what_redis_lost_after_it_was_put_on_its_way_comes_again_and_what_
     assert await bench.left("crm") == (1, 0, 0)
 
 
-async def test_a_replay_that_overtakes_the_burial_leaves_no_dead_letter(bench: Bench, api: Client) -> None:
+async def test_those_nobody_can_be_told_of_do_not_stand_before_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.delivery.replays.MOST_AT_ONCE", 1)
+    (appointment,) = await bench.book(1)
+    stream = bench.stream("crm")
+    (entry,) = await stream.read(10, 10)
+    await stream.finish(entry)
+    await bench.sql(
+        "INSERT INTO deliveries (org_id, appointment_id, sequence, destination, state, attempts, replays, enqueued_at)"
+        " VALUES ($1, $2, 1, 'fax', 'pending', 0, 1, NULL),"
+        " ($1, $2, 1, 'crm', 'pending', 0, 1, now() - interval '1 hour')",
+        bench.org,
+        appointment["appointment_id"],
+    )
+    worker = carry_out(bench, stream)
+    assert [await worker() for _ in range(3)] == [0, 1, 0]
+    assert await bench.left("crm") == (1, 0, 0)
+
+
+async def test_a_replay_that_overtakes_the_burial_leaves_no_dead_letter(
+    bench: Bench, api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (delivery_id,) = await given_up(bench)
     appointment, sequence, _ = delivery_id.split(".")
     event = f"{bench.org} {appointment.replace('-', '')} {sequence}"
@@ -194,6 +217,19 @@ async def test_a_replay_that_overtakes_the_burial_leaves_no_dead_letter(bench: B
     assert await worker() == 1
     assert await bench.dead("crm") == []
     assert await bench.left("crm") == (1, 0, 0)
+
+    # And one that is buried the moment it is on its way is a dead letter.
+    async def buried_at_once(events: Sequence[tuple[str, int]]) -> int:
+        added = await Stream.add_all(stream, events)
+        for one in await stream.read(1, 50):
+            await stream.bury(one, 12, "again")
+        return added
+
+    (entry,) = await stream.read(1, 50)
+    await stream.finish(entry)
+    monkeypatch.setattr(stream, "add_all", buried_at_once)
+    assert await worker() == 1
+    assert [letter["error"] for letter in await bench.dead("crm")] == ["again"]
 
 
 async def test_an_attempt_of_before_a_replay_does_not_conclude_it(bench: Bench, api: Client) -> None:
