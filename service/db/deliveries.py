@@ -20,9 +20,9 @@ _TYPES = frozenset(EventType)
 class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event to be delivered: whether it already was or was given up, and whether it must wait for an earlier one.
 
-    `earlier_reference` is what the receiver last called the appointment, under the coach it then had; `attempts`
-    are those recorded since the last of `replays`, `error` is what went wrong in the last of them. A replay is
-    `outdated` where the destination was to hear of something later too.
+    `earlier_reference` is what the receiver last called the appointment, at the event `earlier_sequence` and under the
+    coach it then had; `attempts` are those recorded since the last of `replays`, `error` is what went wrong in the last
+    of them. A replay is `outdated` where the destination was to hear of something later too.
     """
 
     event: Event
@@ -30,6 +30,7 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     must_wait: bool
     earlier_reference: str | None
     earlier_coach_id: str | None
+    earlier_sequence: int = 0
     attempts: int = 0
     replays: int = 0
     outdated: bool = False
@@ -141,6 +142,7 @@ class DeliveryStore:
                 must_wait=row["must_wait"],
                 earlier_reference=row["earlier_reference"],
                 earlier_coach_id=row["earlier_coach_id"],
+                earlier_sequence=row["earlier_sequence"] or 0,
                 attempts=row["attempts"],
                 replays=row["replays"],
                 outdated=row["outdated"],
@@ -159,6 +161,25 @@ class DeliveryStore:
             destination,
             why,
         )
+
+    async def note_release(
+        self, ref: EventRef, destination: str, believed_after: int, types: Sequence[EventType]
+    ) -> list[UUID]:
+        """The block an event's delivery made is released: forget its id. Raises Unavailable or OutcomeUnknown.
+
+        Who has the time now and was told that it is blocked already is told of anew: the latest event of these `types`
+        of each appointment there, unless fewer than `believed_after` attempts were made. Which appointments those are.
+        """
+        rows: list[Any] = await self._database.write(
+            "note_release",
+            ref.org,
+            ref.appointment_id,
+            ref.sequence,
+            destination,
+            believed_after,
+            [kind.value for kind in types],
+        )
+        return [UUID(int=row["appointment_id"].int) for row in rows]
 
     async def record(self, records: Sequence[DeliveryRecord]) -> None:
         """Write where deliveries stand, and every attempt; one row a delivery.

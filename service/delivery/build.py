@@ -156,7 +156,12 @@ def build_worker(
     works: dict[str, Work] = {}
     destinations: list[Destination] = [
         CrmDestination(crm),
-        CalendarDestination(calendar),
+        CalendarDestination(
+            calendar,
+            deliveries,
+            attempts=times.policy.attempts,
+            chance=chance,
+        ),
         notifications or LoggedNotifications(),
     ]
     recorder = DeliveryRecorder(deliveries, chance)

@@ -6,20 +6,24 @@ key of an event is the same at every attempt, and so is every byte of what is se
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Protocol
 
 import msgspec
 
-from service.db.deliveries import DueEvent
+from service.db.deliveries import DeliveryStore, DueEvent
+from service.delivery.patience import patiently
 from service.domain import event as events
-from service.domain.event import Event, EventType
+from service.domain.event import Event, EventRef, EventType
 from service.outside.calendar_api import AlreadyBlocked, Blocked, CalendarApi, NotDone
 from service.outside.crm import Crm, CrmCancelled, CrmCreated, CrmUpdated
 from service.outside.http import Attempt
 
 LONGEST_REFERENCE = 255
+# The calendar says now and then that a time is blocked which is not.
+_BELIEVED_AFTER = 3
 
 
 class Outcome(StrEnum):
@@ -127,60 +131,81 @@ class CrmDestination:
         return Told.of(made, reference=_reference(crm_id))
 
 
-# A replay of what was moved or cancelled since would block a time that nobody ever releases.
-_LATER_COUNTS = Told(outcome=Outcome.DELIVERED, called=False)
+_NOTHING_TO_SAY = Told(outcome=Outcome.DELIVERED, called=False)
 
 
 class CalendarDestination:
     """Keeps the coaches' external calendars blocked where we have appointments.
 
-    The id of a block is the delivery's reference, so the event that ends it can find it. A time that is
-    blocked there already is as good as blocked by us, only that we have no id to release it by.
+    The id of a block is the delivery's reference, so the event that ends it can find it. That a time is blocked there
+    already is believed when it is said again and again: then it is as good as blocked by us, only that we have no id
+    to release it by. When the block turns out to be that of an appointment which was there before, it is asked anew.
     """
 
     name = events.Destination.CALENDAR.value
     types = hears(events.Destination.CALENDAR)
 
-    def __init__(self, calendar: CalendarApi) -> None:
+    def __init__(
+        self,
+        calendar: CalendarApi,
+        deliveries: DeliveryStore,
+        *,
+        attempts: int,
+        chance: random.Random,
+    ) -> None:
+        """`attempts` is the most that are made."""
         self._calendar = calendar
+        self._deliveries = deliveries
+        self._believed_after = min(_BELIEVED_AFTER, attempts)
+        self._chance = chance
 
     async def tell(self, due: DueEvent) -> Told:
         """Block what was made, release what was cancelled, and both for what was moved."""
         match due.event.type:
             case EventType.CREATED:
-                return _LATER_COUNTS if due.outdated else await self._block(due.event)
+                # A replay of what was moved or cancelled since would block a time that nobody ever releases.
+                return _NOTHING_TO_SAY if due.outdated else await self._block(due)
             case EventType.CANCELLED:
-                return await self._release(due)
+                return await self._release_earlier(due)
             case _:
-                released = await self._release(due)
+                released = await self._release_earlier(due)
                 if released.outcome is not Outcome.DELIVERED or due.outdated:
                     return released
-                # A failure from here on repeats the release too, which a calendar takes as done.
-                return await self._block(due.event)
+                return await self._block(due)
 
-    async def _block(self, event: Event) -> Told:
-        seen = _appointment(event)
+    async def _block(self, due: DueEvent) -> Told:
+        seen = _appointment(due.event)
         result = await self._calendar.block(
             seen.coach_id,
             seen.start_time.astimezone(UTC),
             seen.end_time.astimezone(UTC),
-            correlation_id=event.correlation_id,
+            correlation_id=due.event.correlation_id,
         )
         match result:
             case Blocked(block_id, made):
                 return Told.of(made, reference=_reference(block_id))
-            case AlreadyBlocked(made):
+            case AlreadyBlocked(made) if due.attempts + 1 >= self._believed_after:
                 return Told(outcome=Outcome.DELIVERED, status=made.status, answer=made.excerpt)
-            case NotDone(made):
+            case AlreadyBlocked(made) | NotDone(made):
                 return Told.of(made)
 
-    async def _release(self, due: DueEvent) -> Told:
+    async def _release_earlier(self, due: DueEvent) -> Told:
         coach_id, block_id = due.earlier_coach_id, due.earlier_reference
         if coach_id is None or block_id is None:
-            return Told(outcome=Outcome.DELIVERED, called=False)
+            return _NOTHING_TO_SAY
+        earlier = msgspec.structs.replace(due.event.ref, sequence=due.earlier_sequence)
+        return await self._release(due, earlier, coach_id, block_id)
+
+    async def _release(self, due: DueEvent, blocked_by: EventRef, coach_id: str, block_id: str) -> Told:
         result = await self._calendar.release(coach_id, block_id, correlation_id=due.event.correlation_id)
         if isinstance(result, NotDone):
             return Told.of(result.made)
+        # Somebody may have booked the time, and been told that it is blocked, before it was released.
+        await patiently(
+            "note a release",
+            lambda: self._deliveries.note_release(blocked_by, self.name, self._believed_after, self.types),
+            self._chance,
+        )
         return Told(outcome=Outcome.DELIVERED, status=result.made.status, answer=result.made.excerpt)
 
 

@@ -56,7 +56,9 @@ class Blocked(msgspec.Struct, frozen=True):
 
 
 class AlreadyBlocked(msgspec.Struct, frozen=True):
-    """The time was blocked there before: by an attempt whose answer was lost, or by somebody else."""
+    """The time was blocked there before, it says: by an attempt whose answer was lost, by another appointment of ours
+    that left it and is not released yet, or by somebody else.
+    """
 
     made: Attempt
 

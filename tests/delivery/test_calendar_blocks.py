@@ -30,8 +30,8 @@ async def test_a_booking_blocks_and_a_cancellation_releases_that_very_block(benc
         books = await bench.get(f"{calendar}/blocks")
     rows = {(str(row["appointment_id"]), row["sequence"]): row for row in await bench.deliveries("calendar-blocks")}
     by_id = {block["block_id"]: block for block in books["blocks"]}
-    freed = by_id[rows[cancelled["appointment_id"], 1]["reference"]]
-    assert freed["released_at"] is not None
+    (freed,) = (block for block in books["blocks"] if block["released_at"] is not None)
+    assert rows[cancelled["appointment_id"], 1]["reference"] in {freed["block_id"], None}
     assert freed["coach_id"] == cancelled["coach_id"]
     assert datetime.fromisoformat(freed["start_time"]) == datetime.fromisoformat(cancelled["start_time"])
     assert by_id[rows[kept["appointment_id"], 1]["reference"]]["released_at"] is None
@@ -49,8 +49,9 @@ async def test_a_time_blocked_already_counts_as_delivered_and_nothing_is_release
 
         await eventually(told, what="two deliveries")
     rows = await bench.deliveries("calendar-blocks")
-    assert [(row["state"], row["reference"], row["attempts"]) for row in rows] == [("delivered", None, 1)] * 2
-    assert recorder.paths == [f"/coaches/{appointment['coach_id']}/block-slot"]
+    ends = [(row["state"], row["reference"], row["attempts"]) for row in rows]
+    assert ends == [("delivered", None, 3), ("delivered", None, 1)]
+    assert recorder.paths == [f"/coaches/{appointment['coach_id']}/block-slot"] * 3
 
 
 async def test_a_moved_appointment_is_released_under_its_old_coach_and_blocked_under_the_new(
@@ -86,7 +87,12 @@ async def test_a_moved_appointment_is_released_under_its_old_coach_and_blocked_u
         earlier_coach_id="coach 1",
     )
     async with serving(recorder.app) as url:
-        destination = CalendarDestination(CalendarApi(url, bench.session, 2.0))
+        destination = CalendarDestination(
+            CalendarApi(url, bench.session, 2.0),
+            bench.services.deliveries,
+            attempts=12,
+            chance=bench.services.chance,
+        )
         failed = await destination.tell(due)
         assert (failed.outcome, failed.unwell) == (Outcome.FAILED, True)
         # Nothing is blocked anew while the old time could not be released.

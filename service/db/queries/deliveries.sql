@@ -6,7 +6,7 @@ SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
     d.state AS delivery_state, d.last_error AS delivery_error, coalesce(d.attempts, 0) AS attempts,
     coalesce(d.replays, 0) AS replays,
-    b.reference AS earlier_reference, b.coach_id AS earlier_coach_id,
+    b.sequence AS earlier_sequence, b.reference AS earlier_reference, b.coach_id AS earlier_coach_id,
     coalesce(d.replays, 0) > 0 AND EXISTS (
         SELECT 1 FROM events AS n
         WHERE n.org_id = e.org_id AND n.appointment_id = e.appointment_id AND n.sequence > e.sequence
@@ -32,7 +32,7 @@ JOIN events AS e USING (org_id, appointment_id, sequence)
 LEFT JOIN deliveries AS d ON d.org_id = e.org_id AND d.appointment_id = e.appointment_id
     AND d.sequence = e.sequence AND d.destination = $4
 LEFT JOIN LATERAL (
-    SELECT r.reference, re.data ->> 'coach_id' AS coach_id
+    SELECT r.sequence, r.reference, re.data ->> 'coach_id' AS coach_id
     FROM deliveries AS r
     JOIN events AS re USING (org_id, appointment_id, sequence)
     WHERE r.org_id = e.org_id AND r.appointment_id = e.appointment_id AND r.sequence < e.sequence
@@ -42,7 +42,7 @@ LEFT JOIN LATERAL (
 
 -- name: record_deliveries
 -- Where deliveries stand, and the attempts that led there; a delivered one stays delivered, and an attempt from before
--- a replay does not conclude it.
+-- a replay does not conclude it. What the receiver called it is kept even of those, for nobody else can say it.
 WITH tried AS (
     INSERT INTO delivery_attempts (
         org_id, appointment_id, sequence, destination, made_at, replay, attempt, outcome, status, duration_ms, answer
@@ -65,10 +65,48 @@ FROM unnest(
 ) AS w (org_id, appointment_id, sequence, destination, state, attempts, last_status, last_error, reference, replays)
 ORDER BY org_id, appointment_id, sequence, destination
 ON CONFLICT ON CONSTRAINT deliveries_pkey DO UPDATE
-SET state = excluded.state, attempts = excluded.attempts, last_status = excluded.last_status,
-    last_error = excluded.last_error, reference = coalesce(excluded.reference, d.reference), updated_at = now(),
-    delivered_at = excluded.delivered_at
-WHERE d.state <> 'delivered' AND d.replays = excluded.replays;
+SET reference = coalesce(excluded.reference, d.reference),
+    (state, attempts, last_status, last_error, updated_at, delivered_at) = (
+        SELECT excluded.state, excluded.attempts, excluded.last_status, excluded.last_error, now(),
+            excluded.delivered_at
+        WHERE d.state <> 'delivered' AND d.replays = excluded.replays
+        UNION ALL
+        SELECT d.state, d.attempts, d.last_status, d.last_error, d.updated_at, d.delivered_at
+        WHERE d.state = 'delivered' OR d.replays <> excluded.replays
+    )
+WHERE (d.state <> 'delivered' AND d.replays = excluded.replays)
+    OR (d.reference IS NULL AND excluded.reference IS NOT NULL);
+
+-- name: note_release
+-- The block that delivery ($1, $2, $3) to $4 made is released: it has no reference any more. Whoever has the time now,
+-- and was told that it is blocked already ($5: after so many attempts that is believed), is to be told of anew, as by
+-- a replay: it was this block, and now there is none. $6 are the types that are told.
+WITH released AS (
+    UPDATE deliveries SET reference = NULL
+    WHERE org_id = $1 AND appointment_id = $2 AND sequence = $3 AND destination = $4
+),
+freed AS (
+    SELECT
+        c.coach_no, (e.data ->> 'start_time')::timestamptz AS starts_at,
+        (e.data ->> 'end_time')::timestamptz AS ends_at
+    FROM events AS e
+    JOIN coaches AS c ON c.org_id = e.org_id AND c.coach_id = e.data ->> 'coach_id'
+    WHERE e.org_id = $1 AND e.appointment_id = $2 AND e.sequence = $3
+)
+UPDATE deliveries AS d
+SET state = 'pending', attempts = 0, replays = replays + 1, enqueued_at = NULL, updated_at = now(), delivered_at = NULL
+FROM freed AS f
+JOIN appointments AS a ON a.org_id = $1 AND a.coach_no = f.coach_no
+    AND a.status IN ('scheduled', 'completed', 'no_show') AND a.occupied && tstzrange(f.starts_at, f.ends_at)
+    AND a.starts_at < f.ends_at AND a.ends_at > f.starts_at AND a.appointment_id <> $2
+CROSS JOIN LATERAL (
+    SELECT e.sequence FROM events AS e
+    WHERE e.org_id = $1 AND e.appointment_id = a.appointment_id AND e.type = ANY ($6::text[])
+    ORDER BY e.sequence DESC LIMIT 1
+) AS latest
+WHERE d.org_id = $1 AND d.appointment_id = a.appointment_id AND d.sequence = latest.sequence AND d.destination = $4
+    AND d.reference IS NULL AND (d.state = 'delivered' OR (d.state = 'retrying' AND d.attempts >= $5 - 1))
+RETURNING d.appointment_id;
 
 -- name: end_deliveries
 -- Deliveries on their way that nobody is to hear of any more.
