@@ -169,9 +169,13 @@ class CalendarDestination:
                 return await self._release_earlier(due)
             case _:
                 released = await self._release_earlier(due)
-                if released.outcome is not Outcome.DELIVERED or due.outdated:
+                if released.outcome is Outcome.FAILED or due.outdated:
                     return released
-                return await self._block(due)
+                blocked = await self._block(due)
+                if blocked.outcome is Outcome.DELIVERED and released.outcome is Outcome.REFUSED:
+                    # It is a dead letter for its old time; the new one is blocked all the same.
+                    return msgspec.structs.replace(released, reference=blocked.reference)
+                return blocked
 
     async def _block(self, due: DueEvent) -> Told:
         seen = _appointment(due.event)

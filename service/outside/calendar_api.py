@@ -21,6 +21,7 @@ _TRIES = 4
 _BACKOFF_S = 0.25
 _LONGEST_WAIT_S = 30.0
 _GONE = frozenset({404, 410})
+_RELEASED_BEFORE = _GONE | {409}
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 Shape = TypeVar("Shape")
@@ -109,9 +110,9 @@ class CalendarApi:
         return AlreadyBlocked(made) if made.status == 409 else NotDone(made)
 
     async def release(self, coach_id: str, block_id: str, *, correlation_id: str) -> ReleaseResult:
-        """Give a blocked time back: one attempt. A block the calendar does not know any more is released."""
+        """Give a blocked time back: one attempt. A block that the calendar says is none any more is released."""
         made = await self._post(f"{self._coach(coach_id)}/release-slot", {"block_id": block_id}, correlation_id)
-        return Released(made) if made.succeeded or made.status in _GONE else NotDone(made)
+        return Released(made) if made.succeeded or made.status in _RELEASED_BEFORE else NotDone(made)
 
     def _coach(self, coach_id: str) -> str:
         return f"{self._url}/coaches/{quote(coach_id, safe='')}"

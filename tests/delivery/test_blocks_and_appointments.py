@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.db.deliveries import DeliveryRecord
+from service.db.delivery_log import DeliveryLog
 from service.delivery.destinations import CalendarDestination
 from service.domain.event import EventRef
 from service.mocks.calendar import build_calendar
@@ -154,6 +155,27 @@ async def test_two_appointments_that_change_places_are_both_blocked(bench: Bench
         trouble.statuses.clear()
         await eventually(states(bench, *["delivered"] * 5), what="all told")
         await eventually(blocked(bench, calendar, one, two), what="two blocks again")
+
+
+async def test_a_move_blocks_its_new_time_though_the_old_one_is_not_released(bench: Bench) -> None:
+    trouble = Trouble(release=400)
+    async with serving(trouble.app) as calendar, bench.worker(calendar=calendar):
+        old, new = (await free_starts(bench.services, bench.org))[4:8:3]
+        moved = await at(bench, old)
+        await eventually(states(bench, "delivered"), what="a block")
+        await move(bench, moved, new)
+        await eventually(states(bench, "delivered", "dead"), what="a dead letter")
+        assert await live(bench, calendar) == [old, new]
+        trouble.statuses.clear()
+        # The operator has it mended and asks again.
+        assert (
+            await DeliveryLog(bench.services.database).replay_dead(bench.org, BLOCKS, ["appointment.rescheduled"]) == 1
+        )
+        await eventually(states(bench, "delivered", "delivered"), what="the replay's end")
+        assert await live(bench, calendar) == [new]
+        await bench.cancel(moved)
+        await eventually(states(bench, "delivered", "delivered", "delivered"), what="the cancellation told")
+        assert await live(bench, calendar) == []
 
 
 async def test_what_is_released_is_not_released_again_when_the_block_after_it_fails(bench: Bench) -> None:

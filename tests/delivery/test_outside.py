@@ -337,12 +337,12 @@ async def test_blocking_says_whether_the_time_was_blocked_before(session: aiohtt
 
 
 async def test_a_block_the_calendar_does_not_know_any_more_is_released(session: aiohttp.ClientSession) -> None:
-    answers = [(200, {"success": True}), (404, {}), (503, {})]
+    answers = [(200, {"success": True}), (404, {}), (409, {}), (503, {})]
     recorder = Recorder(lambda _path, _body: answers.pop(0))
     async with serving(recorder.app) as url:
         calendar = CalendarApi(url, session, 2)
-        results = [await calendar.release("coach-1", "b1", correlation_id="c") for _ in range(3)]
-    assert [type(result) for result in results] == [Released, Released, NotDone]
+        results = [await calendar.release("coach-1", "b1", correlation_id="c") for _ in range(4)]
+    assert [type(result) for result in results] == [Released, Released, Released, NotDone]
 
 
 async def test_a_question_is_asked_again_and_an_unknown_coach_is_no_error(session: aiohttp.ClientSession) -> None:
