@@ -21,8 +21,9 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event to be delivered: whether it already was or was given up, and whether it must wait for an earlier one.
 
     `earlier_reference` is what the receiver last called the appointment, at the event `earlier_sequence` and under the
-    coach it then had; `attempts` are those recorded since the last of `replays`, `error` is what went wrong in the last
-    of them. A replay is `outdated` where the destination was to hear of something later too.
+    coach it then had, `own_reference` what it called this very event before a replay; `attempts` are those recorded
+    since the last of `replays`, `error` is what went wrong in the last of them. A replay is `outdated` where the
+    destination was to hear of something later too.
     """
 
     event: Event
@@ -31,6 +32,7 @@ class DueEvent(msgspec.Struct, frozen=True, kw_only=True):
     earlier_reference: str | None
     earlier_coach_id: str | None
     earlier_sequence: int = 0
+    own_reference: str | None = None
     attempts: int = 0
     replays: int = 0
     outdated: bool = False
@@ -143,6 +145,7 @@ class DeliveryStore:
                 earlier_reference=row["earlier_reference"],
                 earlier_coach_id=row["earlier_coach_id"],
                 earlier_sequence=row["earlier_sequence"] or 0,
+                own_reference=row["own_reference"],
                 attempts=row["attempts"],
                 replays=row["replays"],
                 outdated=row["outdated"],

@@ -179,6 +179,11 @@ class CalendarDestination:
 
     async def _block(self, due: DueEvent) -> Told:
         seen = _appointment(due.event)
+        if due.own_reference is not None:
+            # A replay: a calendar that forgot the block makes another, one that did not would have two.
+            released = await self._release(due, due.event.ref, seen.coach_id, due.own_reference)
+            if released.outcome is not Outcome.DELIVERED:
+                return released
         result = await self._calendar.block(
             seen.coach_id,
             seen.start_time.astimezone(UTC),

@@ -20,7 +20,7 @@ from service.mocks.chance import Behaviour
 from service.mocks.server import serving
 from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
-from tests.delivery.bench import Bench
+from tests.delivery.bench import Bench, Recorder
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
@@ -214,6 +214,31 @@ async def test_a_release_that_overtakes_the_record_of_a_409_has_the_block_made_a
     # Whoever has a block of its own needs no other.
     await store.record([record(here, reference="b2", replays=1)])
     assert await store.note_release(gone, BLOCKS, 3, heard) == []
+
+
+async def test_a_replay_of_what_was_delivered_leaves_no_second_block(bench: Bench) -> None:
+    """A calendar need not refuse a time it has blocked: each block is one more."""
+    held: set[str] = set()
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if path.endswith("block-slot"):
+            held.add(block_id := f"b{len(recorder.seen)}")
+            return 200, {"block_id": block_id}
+        held.discard(body["block_id"])
+        return 200, {"success": True}
+
+    recorder = Recorder(answer)
+    async with serving(recorder.app) as calendar, bench.worker(calendar=calendar):
+        (appointment,) = await bench.book(1)
+        await eventually(states(bench, "delivered"), what="a block")
+        ref = EventRef(bench.org, UUID(appointment["appointment_id"]), 1)
+        heard = await bench.services.destinations.heard(bench.org)
+        assert await DeliveryLog(bench.services.database).replay(ref, BLOCKS, heard)
+        await eventually(states(bench, "delivered"), what="the replay's end")
+        assert len(held) == 1
+        await bench.cancel(appointment)
+        await eventually(states(bench, "delivered", "delivered"), what="the cancellation told")
+        assert held == set()
 
 
 async def test_a_block_is_known_by_its_id_whoever_recorded_the_delivery_first(bench: Bench) -> None:

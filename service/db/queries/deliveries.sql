@@ -5,7 +5,7 @@
 SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
     d.state AS delivery_state, d.last_error AS delivery_error, coalesce(d.attempts, 0) AS attempts,
-    coalesce(d.replays, 0) AS replays,
+    coalesce(d.replays, 0) AS replays, d.reference AS own_reference,
     b.sequence AS earlier_sequence, b.reference AS earlier_reference, b.coach_id AS earlier_coach_id,
     coalesce(d.replays, 0) > 0 AND EXISTS (
         SELECT 1 FROM events AS n
