@@ -14,6 +14,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from service.db.deliveries import DeliveryStore, DueEvent
+from service.db.rosters import RosterStore
 from service.delivery.patience import patiently
 from service.domain import event as events
 from service.domain.event import Event, EventRef, EventType
@@ -135,7 +136,7 @@ _NOTHING_TO_SAY = Told(outcome=Outcome.DELIVERED, called=False)
 
 
 class CalendarDestination:
-    """Keeps the coaches' external calendars blocked where we have appointments.
+    """Keeps the external calendar blocked where we have appointments with coaches it knows, those of one organization.
 
     The id of a block is the delivery's reference, so the event that ends it can find it. That a time is blocked there
     already is believed when it is said again and again: then it is as good as blocked by us, only that we have no id
@@ -149,15 +150,20 @@ class CalendarDestination:
         self,
         calendar: CalendarApi,
         deliveries: DeliveryStore,
+        rosters: RosterStore,
         *,
+        organization: str,
         attempts: int,
         chance: random.Random,
     ) -> None:
-        """`attempts` is the most that are made."""
+        """`organization` names that of the coaches the calendar knows; `attempts` is the most that are made."""
         self._calendar = calendar
         self._deliveries = deliveries
+        self._rosters = rosters
+        self._organization = organization
         self._believed_after = min(_BELIEVED_AFTER, attempts)
         self._chance = chance
+        self._known: int | None = None
 
     async def tell(self, due: DueEvent) -> Told:
         """Block what was made, release what was cancelled, and both for what was moved."""
@@ -179,6 +185,8 @@ class CalendarDestination:
 
     async def _block(self, due: DueEvent) -> Told:
         seen = _appointment(due.event)
+        if not await self._knows(due.event.ref.org):
+            return _NOTHING_TO_SAY
         if due.own_reference is not None:
             # A replay: a calendar that forgot the block makes another, one that did not would have two.
             released = await self._release(due, due.event.ref, seen.coach_id, due.own_reference)
@@ -216,6 +224,16 @@ class CalendarDestination:
             self._chance,
         )
         return Told(outcome=Outcome.DELIVERED, status=result.made.status, answer=result.made.excerpt)
+
+    async def _knows(self, org: int) -> bool:
+        """Whether these are the coaches the calendar knows: in another organization an id may be somebody else's."""
+        if self._known is None:
+            self._known = await patiently(
+                "look the calendar's organization up",
+                lambda: self._rosters.organization(self._organization),
+                self._chance,
+            )
+        return org == self._known
 
 
 def _reference(value: object) -> str | None:

@@ -250,3 +250,13 @@ async def test_a_block_is_known_by_its_id_whoever_recorded_the_delivery_first(be
     await bench.services.deliveries.record([record(ref, reference="b1")])
     (row,) = await bench.deliveries(BLOCKS)
     assert (row["state"], row["reference"], row["attempts"]) == ("delivered", "b1", 1)
+
+
+async def test_only_coaches_the_calendar_knows_are_blocked(bench: Bench) -> None:
+    """A coach of another organization may have the id of one it knows."""
+    await bench.sql("UPDATE organizations SET name = 'another' WHERE org_id = $1", bench.org)
+    async with serving(build_calendar(Behaviour.calm())) as calendar, bench.worker(calendar=calendar):
+        (appointment,) = await bench.book(1)
+        await bench.cancel(appointment)
+        await eventually(states(bench, "delivered", "delivered"), what="two deliveries")
+        assert (await bench.get(f"{calendar}/blocks"))["blocks"] == []
