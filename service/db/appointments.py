@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,7 @@ from service.db.gate import CoachDays, note_repairs
 from service.db.idempotency import Completion, lost_hold
 from service.db.statements import statement
 from service.domain.appointment import Appointment, Status
-from service.domain.assignment import Considered, unpack_considered
+from service.domain.assignment import Considered, ConsideredTogether, unpack_considered
 from service.domain.event import EventType
 from service.domain.grid import day_start
 from service.errors import OutcomeUnknown, Unavailable
@@ -83,6 +84,14 @@ class PastEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None
     considered: tuple[Considered, ...]
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many appointments: of each column, and on each local day (its number)."""
+
+    by_column: dict[int, int]
+    by_day: dict[int, int]
 
 
 class AppointmentStore:
@@ -252,24 +261,25 @@ class AppointmentStore:
         )
         return bool(rows)
 
-    async def counted(
-        self, org: int, first_day: int, last_day: int, calendar_number: int | None
-    ) -> list[tuple[int, int, int]]:
-        """(column, local day, live appointments) with `first_day` <= local day < `last_day`."""
+    async def counted(self, org: int, first_day: int, last_day: int, calendar_number: int | None) -> Counted:
+        """Live appointments that count on local days `first_day` <= day < `last_day`, of one calendar or of all."""
         rows = await self._database.fetch(
             "distribution", org, day_start(first_day).date(), day_start(last_day).date(), calendar_number
         )
         epoch = day_start(0).date()
-        return [(row["coach_no"], (row["local_day"] - epoch) // timedelta(days=1), row["appointments"]) for row in rows]
+        return Counted(
+            {row["coach_no"]: row["appointments"] for row in rows if row["coach_no"] is not None},
+            {(row["local_day"] - epoch).days: row["appointments"] for row in rows if row["local_day"] is not None},
+        )
 
     async def considered(
         self, org: int, first_day: int, last_day: int, calendar_number: int | None
-    ) -> list[tuple[str, bytes]]:
-        """(strategy, who was considered, packed) of each live appointment `counted` would count."""
+    ) -> list[ConsideredTogether]:
+        """Who was considered for the appointments `counted` would count: a whole for each kind of rule."""
         rows = await self._database.fetch(
             "considered_in_window", org, day_start(first_day).date(), day_start(last_day).date(), calendar_number
         )
-        return [(row["strategy"], row["considered"]) for row in rows]
+        return [ConsideredTogether(row["balanced"], row["lengths"], row["considered"]) for row in rows]
 
 
 def appointment_of_row(row: Any) -> Appointment:

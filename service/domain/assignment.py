@@ -49,6 +49,19 @@ class Considered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ConsideredTogether:
+    """Who was considered for many appointments, one after the other as `Decision.packed` has each.
+
+    `lengths` are the bytes of each, big-endian 32-bit numbers. `balanced`: their shares are what
+    was earned; of the other rules only who was free is on record.
+    """
+
+    balanced: bool
+    lengths: bytes
+    packed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The column that won and everybody considered, in the order they were looked at."""
 

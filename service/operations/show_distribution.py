@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,13 @@ from typing import Any
 
 from service.db.appointments import AppointmentStore
 from service.db.rosters import RosterStore
-from service.domain.assignment import Candidate, Strategy, choose, unpack_considered
 from service.domain.calendar import Calendar, Roster
+from service.domain.earned import Earned
 from service.domain.grid import day_start
 from service.domain.schedule import WeeklySchedule
 
-# So many appointments are worked through at a time: a few milliseconds in which nobody else is served.
-AT_A_TIME = 200
+# So many appointments are read at a time: some megabytes, and a few milliseconds in which nobody else is served.
+AT_A_TIME = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,15 @@ class ShowDistribution:
             key=lambda coach: coach.coach_id,
         )
         number = None if calendar is None else calendar.number
-        counts: dict[int, int] = {}
-        for column, _, appointments in await self._appointments.counted(roster.org, first_day, last_day, number):
-            counts[column] = counts.get(column, 0) + appointments
-        considered = await self._appointments.considered(roster.org, first_day, last_day, number)
-        earned = await _earned(roster, considered)
+        counted = await self._appointments.counted(roster.org, first_day, last_day, number)
+        counts = counted.by_column
+        earned = Earned({coach.column: coach.score for coach in roster.coaches})
+        for first, last in _parts(counted.by_day):
+            for many in await self._appointments.considered(roster.org, first, last, number):
+                earned.add(many)
         schedules = await self._rosters.schedules(roster, None, first_day, last_day)
         # Of what was earned by those who are shown: others may have left the team since.
-        whole = sum(earned.get(coach.column, 0) for coach in coaches)
+        whole = sum(earned.of(coach.column) for coach in coaches)
         total = sum(counts.get(coach.column, 0) for coach in coaches)
         dates = [day_start(day).date() for day in range(first_day, last_day)]
         weekdays = Counter(one.weekday() for one in dates)
@@ -76,7 +76,7 @@ class ShowDistribution:
                 "appointments_count": counts.get(coach.column, 0),
                 "utilization": round(utilization, 4),
                 "share": round(counts.get(coach.column, 0) / total, 4) if total else 0.0,
-                "expected_share": round(earned.get(coach.column, 0) / whole, 4) if whole else 0.0,
+                "expected_share": round(earned.of(coach.column) / whole, 4) if whole else 0.0,
             }
             for coach, utilization in zip(coaches, utilizations, strict=True)
         ]
@@ -93,23 +93,18 @@ def _working_days(schedule: WeeklySchedule, first: date, last: date, weekdays: M
     return working
 
 
-async def _earned(roster: Roster, considered: Sequence[tuple[str, bytes]]) -> dict[int, int]:
-    """What each coach earned by score on the appointments it could have taken, in millionths of an appointment.
-
-    A balanced booking recorded it; of the others only who was free is on record, so their shares are worked out
-    from the scores of today.
-    """
-    earned: dict[int, int] = {}
-    for number, (strategy, packed) in enumerate(considered, 1):
-        if number % AT_A_TIME == 0:
-            await asyncio.sleep(0)
-        free = unpack_considered(packed)
-        if strategy != Strategy.BALANCED:
-            scores = ((c.column, roster.coach_by_column[c.column].score) for c in free)
-            free = choose(Strategy.BALANCED, [Candidate(column, score, 0) for column, score in scores]).considered
-        for coach in free:
-            earned[coach.column] = earned.get(coach.column, 0) + coach.share
-    return earned
+def _parts(by_day: Mapping[int, int]) -> list[tuple[int, int]]:
+    """The days `[first, last)` that are read together: as many as have AT_A_TIME appointments at most, or one."""
+    parts: list[tuple[int, int]] = []
+    together = 0
+    for day, appointments in sorted(by_day.items()):
+        together += appointments
+        if parts and together <= AT_A_TIME:
+            parts[-1] = (parts[-1][0], day + 1)
+        else:
+            parts.append((day, day + 1))
+            together = appointments
+    return parts
 
 
 def _fairness(utilizations: Sequence[float]) -> float:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from unittest.mock import AsyncMock, patch
 
 import pytest
 
 from service.app import Services
-from service.db.appointments import AppointmentStore
-from service.domain.assignment import Candidate, Strategy, choose
+from service.db.appointments import AppointmentStore, Counted
+from service.domain.assignment import Candidate, ConsideredTogether, Strategy, choose
 from service.operations.local_rates import RateSeen
-from service.operations.show_distribution import ShowDistribution
+from service.operations.show_distribution import AT_A_TIME, ShowDistribution
 from tests.api.client import Client
 from tests.api_people.asking import changed, seen, weekday
 from tests.wishes import caller, free_starts, wish
@@ -34,27 +33,19 @@ async def test_what_a_coach_earned_who_has_left_is_nobodys_share(services: Servi
     assert (left["coach_id"], left["share"], left["expected_share"]) == ("coach-1", 1.0, 1.0)
 
 
-async def test_many_appointments_hold_nobody_up(services: Services, org: int) -> None:
+async def test_many_appointments_are_read_part_by_part(services: Services, org: int) -> None:
     free = choose(Strategy.BALANCED, [Candidate(column, 500_000, 0) for column in range(6)]).packed()
-    appointments, turns, done = AsyncMock(spec=AppointmentStore), 0, asyncio.Event()
-    appointments.counted.return_value = []
-    appointments.considered.return_value = [("balanced", free), ("score", free)] * 5_000
-
-    async def somebody_else() -> None:
-        nonlocal turns
-        while not done.is_set():
-            turns += 1
-            await asyncio.sleep(0)
-
+    by_day = {20_000: AT_A_TIME // 2, 20_001: AT_A_TIME // 2, 20_003: 1, 20_004: 2 * AT_A_TIME, 20_006: 1}
+    appointments = AsyncMock(spec=AppointmentStore)
+    appointments.counted.return_value = Counted({}, by_day)
+    appointments.considered.return_value = [ConsideredTogether(True, bytes((0, 0, 0, len(free))), free)]
     roster = await services.rosters.get(org)
     show = ShowDistribution(appointments, services.roster_store)
     with patch.object(services.roster_store, "schedules", return_value={}):
-        others = asyncio.ensure_future(somebody_else())
         found = await show(roster, None, 20_000, 20_007)
-        done.set()
-    await others
     assert sum(row["expected_share"] for row in found.rows) == pytest.approx(1.0, abs=0.001)
-    assert turns > 10_000 / 1_000
+    read = [(call.args[1], call.args[2]) for call in appointments.considered.await_args_list]
+    assert read == [(20_000, 20_002), (20_003, 20_004), (20_004, 20_005), (20_006, 20_007)]
 
 
 async def test_dates_with_hours_of_their_own_count_as_they_are(services: Services, org: int, api: Client) -> None:

@@ -77,18 +77,22 @@ LEFT JOIN events AS e ON e.org_id = a.org_id AND e.appointment_id = a.appointmen
 WHERE a.org_id = $1 AND a.appointment_id = $2;
 
 -- name: distribution
--- Appointments of each coach of an organization by the local date they count on; the index knows starts, not dates.
+-- Appointments of each coach of an organization that count on a local date of [$2, $3), and of all of them on each such
+-- date; the index knows starts, not dates.
 SELECT coach_no, local_day, count(*)::integer AS appointments
 FROM appointments
 WHERE org_id = $1 AND local_day >= $2 AND local_day < $3
     AND starts_at >= $2::date - interval '2 days' AND starts_at < $3::date + interval '2 days'
     AND status IN ('scheduled', 'completed', 'no_show')
     AND ($4::integer IS NULL OR calendar_no = $4)
-GROUP BY coach_no, local_day;
+GROUP BY GROUPING SETS ((coach_no), (local_day));
 
 -- name: considered_in_window
--- Who was considered for each live appointment that counts on a local date of [$2, $3), and by which rule.
-SELECT a.coach_no, a.strategy, e.considered
+-- Who was considered for the live appointments that count on a local date of [$2, $3), one after the other, and how
+-- many bytes that is of each; those of the balanced rule, and those of the others.
+SELECT
+    a.strategy = 'balanced' AS balanced, string_agg(int4send(length(e.considered)), '') AS lengths,
+    string_agg(e.considered, '') AS considered
 FROM appointments AS a
 JOIN LATERAL (
     SELECT considered FROM events
@@ -98,7 +102,8 @@ JOIN LATERAL (
 WHERE a.org_id = $1 AND a.local_day >= $2 AND a.local_day < $3
     AND a.starts_at >= $2::date - interval '2 days' AND a.starts_at < $3::date + interval '2 days'
     AND a.status IN ('scheduled', 'completed', 'no_show')
-    AND ($4::integer IS NULL OR a.calendar_no = $4);
+    AND ($4::integer IS NULL OR a.calendar_no = $4)
+GROUP BY balanced;
 
 -- name: list_appointments
 -- A page of appointments by start, then id, after ($9, $10); each filter that is null lets everything through.
