@@ -25,7 +25,7 @@ from service.delivery.worker import Worker
 from service.operations.apply_calendar_event import ApplyCalendarEvent
 from service.operations.forget_keys import ForgetKeys
 from service.operations.forget_repairs import ForgetRepairs
-from service.operations.sync_calendars import SyncCalendars
+from service.operations.sync_calendars import NAME, SyncCalendars
 from service.operations.take_turns import TakeTurns
 from service.operations.watch_grid import WatchGrid
 from service.outside.breaker import Breaker
@@ -88,8 +88,9 @@ def assemble_worker(
 
 
 def calendar_fetches(services: Services, calendar: CalendarApi) -> TakeTurns:
-    """Fetching every external calendar, by one process a period."""
+    """Fetching external calendars, by one process a period."""
     settings = services.settings
+    leases = Leases(services.redis, services.shards, services.breaker)
     sync = SyncCalendars(
         calendar=calendar,
         breaker=Breaker(),
@@ -98,13 +99,15 @@ def calendar_fetches(services: Services, calendar: CalendarApi) -> TakeTurns:
         rosters=services.rosters,
         keeper=services.keeper,
         heal=services.heal,
+        leases=leases,
         clock=services.clock,
         metrics=services.metrics,
         organization=settings.default_organization,
+        within_s=settings.calendar_sync_interval_s * 0.8,
     )
-    # A little less than the period: the worker's clock must not find its own lease of last time.
+    # A little less than the period, for the worker looks ten times a period; a little more than a round may take.
     period_ms = max(1, round(settings.calendar_sync_interval_s * 900))
-    return TakeTurns(Leases(services.redis, services.shards, services.breaker), "calendar-fetch", period_ms, sync)
+    return TakeTurns(leases, NAME, period_ms, sync)
 
 
 def forgetting(services: Services) -> TakeTurns:

@@ -84,6 +84,10 @@ class Keys:
         """string: who does a piece of work that one process at a time should do."""
         return f"{self.tag}:lock:{name}"
 
+    def place(self, name: str) -> str:
+        """string: how far a piece of periodic work has come."""
+        return f"{self.tag}:place:{name}"
+
 
 class Shards:
     """Which shard an organization lives in; the number of shards is fixed at installation."""

@@ -1,4 +1,4 @@
-"""Leases: work that one process at a time should do, and not again before its time."""
+"""Leases: work that one process at a time should do, and not again before its time; and how far it has come."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from redis.asyncio import Redis
 
 from service.claims.breaker import GateBreaker
 from service.claims.keys import Shards
+
+_PLACE_KEPT_S = 86_400
 
 
 class Leases:
@@ -27,3 +29,13 @@ class Leases:
         """Let `name` be taken again before its time."""
         with self._breaker.asking():
             await self._redis.delete(self._keys.lock(name))
+
+    async def place(self, name: str) -> bytes | None:
+        """How far the work has come, as it said last; None when it did not lately, or Redis was emptied since."""
+        with self._breaker.asking():
+            return await self._redis.get(self._keys.place(name))
+
+    async def keep_place(self, name: str, place: bytes) -> None:
+        """Say how far the work has come, for whoever goes on with it."""
+        with self._breaker.asking():
+            await self._redis.set(self._keys.place(name), place, ex=_PLACE_KEPT_S)

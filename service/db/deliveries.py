@@ -296,9 +296,10 @@ class BusyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def coaches(self, org: int) -> list[tuple[int, str]]:
-        """(column, coach id) of the active coaches of an organization."""
-        return [(row["coach_no"], row["coach_id"]) for row in await self._database.fetch("coaches_to_sync", org)]
+    async def coaches(self, org: int, after: int, most: int) -> list[tuple[int, str]]:
+        """(column, coach id) of at most so many active coaches of an organization, by column, behind `after`."""
+        rows = await self._database.fetch("coaches_to_sync", org, after, most)
+        return [(row["coach_no"], row["coach_id"]) for row in rows]
 
     async def own_appointments(
         self, org: int, column: int, start: datetime, end: datetime

@@ -232,7 +232,8 @@ def build_worker(
     if remind is not None:
         periodic.append(every("reminders", _REMIND_S, remind))
     if times.calendar_sync_s:
-        periodic.append(every("calendar sync", times.calendar_sync_s, sync_calendars))
+        # Whose turn it is, and when, is said by a lease: one that gives way must not wait for a whole period more.
+        periodic.append(every("calendar sync", times.calendar_sync_s / 10, sync_calendars))
     return Worker(reading=reads, periodic=periodic, works=list(works.values()), metrics=metrics, chance=chance)
 
 

@@ -3,6 +3,9 @@
 The calendar says when a coach is offered, not when it is busy. So busy is working time that no offered slot
 covers, within the days the calendar answers for, minus our own appointments, which are why it is not offered;
 and the dates its settings block. What could not be fetched stays as it was last known.
+
+Coaches are taken part by part, so that what is kept of answers does not grow with the organization. How far that has
+come is kept in Redis: a round that is broken off or has had its time is gone on with by the next, in any process.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
+
+from service.claims.lease import Leases
 from service.clock import Clock
 from service.db.deliveries import BusyStore
 from service.db.rosters import RosterStore
@@ -26,10 +32,13 @@ from service.metrics import Metrics
 from service.operations.heal_grid import HealGrid
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import Rosters, grid_days
-from service.outside.breaker import Breaker
-from service.outside.calendar_api import Availability, CalendarApi, CalendarSettings
+from service.outside.breaker import Breaker, BreakerState
+from service.outside.calendar_api import Availability, CalendarApi, CalendarSettings, OfferedSlot
 
 AT_ONCE = 8
+# So many coaches' answers are kept at a time, each as the times it offers, put together.
+TOGETHER = 128
+NAME = "calendar-fetch"
 Period = tuple[datetime, datetime]
 
 _log = get_logger("operations.sync_calendars")
@@ -44,10 +53,26 @@ class _Fetched:
     availability: Availability | None
     settings: CalendarSettings | None
     ours: list[Period]
+    last_offered: datetime | None
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """How far one look at every coach has come: those up to the column `after` were asked.
+
+    `last` is the last slot offered of any of them, `reached` what that was in the sweep before; `whole`: all were
+    answered for; `early`: some were looked at when no slot as late as `last` was known.
+    """
+
+    began: datetime
+    after: int = -1
+    last: datetime | None = None
+    reached: datetime | None = None
+    whole: bool = True
+    early: bool = False
 
 
 class SyncCalendars:
-    """One round over the coaches of the organization whose coaches the calendar knows."""
+    """Rounds over the coaches of the organization whose coaches the calendar knows; after `within_s` no part begins."""
 
     def __init__(
         self,
@@ -59,9 +84,11 @@ class SyncCalendars:
         rosters: Rosters,
         keeper: GridKeeper,
         heal: HealGrid,
+        leases: Leases,
         clock: Clock,
         metrics: Metrics,
         organization: str,
+        within_s: float,
     ) -> None:
         self._calendar = calendar
         self._breaker = breaker
@@ -70,43 +97,103 @@ class SyncCalendars:
         self._rosters = rosters
         self._keeper = keeper
         self._heal = heal
+        self._leases = leases
         self._clock = clock
         self._organization = organization
+        self._within_s = within_s
         self._outcomes = {
             word: metrics.calendar_fetches.labels(word) for word in ("fetched", "unknown", "failed", "skipped")
         }
         # A grid that a crash left behind its busy times looks like one that is right: compare it once.
         self._grid_unsure = True
-        # What was the last slot offered of any coach when all were asked.
-        self._reached: datetime | None = None
 
     async def __call__(self) -> int:
-        """Fetch every coach's calendar and close or open the grid accordingly; how many coaches changed.
+        """Fetch coaches' calendars and close or open the grid accordingly; how many coaches changed.
 
-        A coach whose calendar cannot be fetched stays as it is. Raises Unavailable when nothing can be read.
+        Begins where the last round stopped, and ends when all were asked, at a calendar that is to be left alone, or
+        when its time is over. A coach whose calendar cannot be fetched stays as it is. Raises Unavailable when nothing
+        can be read.
         """
         org = await self._roster_store.organization(self._organization)
         if org is None:
             return 0
+        end = asyncio.get_running_loop().time() + self._within_s
+        sweep, changed = await self._place(org), 0
+        begun_here = sweep.after < 0
+        while True:
+            # One that was left alone is asked for one coach first, or all beside it were skipped.
+            most = TOGETHER if self._breaker.state is BreakerState.CLOSED else 1
+            coaches = await self._busy.coaches(org, sweep.after, most + 1)
+            done, to, sweep = await self._part(org, sweep, coaches[:most], last=len(coaches) <= most)
+            changed += done
+            skipped = bool(coaches) and to < coaches[:most][-1][0]
+            over = not skipped and len(coaches) <= most
+            whole_round = over and begun_here and not sweep.early
+            if over:
+                sweep, begun_here = self._next(sweep, begun_here=begun_here), True
+            await self._leases.keep_place(f"{NAME}:{org}", msgspec.json.encode(sweep))
+            if skipped or whole_round or asyncio.get_running_loop().time() >= end:
+                break
+        if self._grid_unsure:
+            roster = await self._rosters.get(org)
+            await self._compare(org, grid_days(roster, day_of(self._clock.now())))
+        return changed
+
+    async def _place(self, org: int) -> Sweep:
+        kept = await self._leases.place(f"{NAME}:{org}")
+        try:
+            return Sweep(self._clock.now()) if kept is None else msgspec.json.decode(kept, type=Sweep)
+        except msgspec.DecodeError:  # another release's
+            return Sweep(self._clock.now())
+
+    def _next(self, sweep: Sweep, *, begun_here: bool) -> Sweep:
+        """The sweep after one that is over. What was last offered of some coaches alone may be early."""
+        if not begun_here:
+            _log.info("all calendars fetched", began=sweep.began.isoformat(), whole=sweep.whole)
+        reached = sweep.last if sweep.whole else _later(sweep.last, sweep.reached)
+        return Sweep(self._clock.now(), reached=reached)
+
+    async def _part(
+        self, org: int, sweep: Sweep, coaches: Sequence[tuple[int, str]], *, last: bool
+    ) -> tuple[int, int, Sweep]:
+        """Fetch and apply these coaches' calendars, the `last` of a sweep: how many changed, to which column all were
+        asked, and the sweep after them.
+        """
         roster = await self._rosters.get(org)
-        today = day_of(self._clock.now())
-        days = grid_days(roster, today)
+        days = grid_days(roster, day_of(self._clock.now()))
         asked_days = roster.horizon_days + 1
         places = asyncio.Semaphore(AT_ONCE)
+        skipped: list[int] = []
 
         async def fetch(column: int, coach_id: str) -> _Fetched | None:
             try:
                 async with places:
-                    return await self._fetch(org, column, coach_id, days, asked_days)
+                    ours = await self._ours(org, column, days)
+                    if not self._breaker.admits():
+                        self._outcomes["skipped"].inc()
+                        skipped.append(column)
+                        return None
+                    return await self._fetch(column, coach_id, ours, asked_days)
             except BookingError as problem:
                 _log.warning("calendar not fetched", coach_id=coach_id, error=problem.message)
                 return None
 
-        coaches = await self._busy.coaches(org)
         answers = await asyncio.gather(*(fetch(column, coach_id) for column, coach_id in coaches))
         fetched = [answer for answer in answers if answer is not None]
         schedules = await self._roster_store.schedules(roster, [f.column for f in fetched], days[0], days[-1])
-        last_offered = self._last_offered(fetched, whole=len(fetched) == len(coaches))
+        known = _later(sweep.last, sweep.reached)
+        latest = max((f.last_offered for f in fetched if f.last_offered is not None), default=None)
+        to = min(skipped) - 1 if skipped else coaches[-1][0] if coaches else sweep.after
+        sweep = Sweep(
+            sweep.began,
+            to,
+            _later(sweep.last, latest),
+            sweep.reached,
+            sweep.whole and {f.column for f in fetched}.issuperset(column for column, _ in coaches if column <= to),
+            sweep.early or (sweep.after >= 0 and latest is not None and (known is None or latest > known)),
+        )
+        # Of some coaches alone it may be early, because they are away after it.
+        last_offered = sweep.last if last and sweep.whole and not skipped else _later(sweep.last, sweep.reached)
 
         async def apply(one: _Fetched) -> bool:
             schedule = schedules.get(one.column)
@@ -120,15 +207,9 @@ class SyncCalendars:
                 return False
 
         changed = await asyncio.gather(*(apply(one) for one in fetched))
-        if self._grid_unsure:
-            await self._compare(org, days)
-        return sum(changed)
+        return sum(changed), to, sweep
 
-    async def _fetch(self, org: int, column: int, coach_id: str, days: range, asked_days: int) -> _Fetched | None:
-        ours = await self._ours(org, column, days)
-        if not self._breaker.admits():
-            self._outcomes["skipped"].inc()
-            return None
+    async def _fetch(self, column: int, coach_id: str, ours: list[Period], asked_days: int) -> _Fetched:
         try:
             availability = await self._calendar.availability(coach_id, asked_days)
             settings = None if availability is None else await self._calendar.settings(coach_id)
@@ -138,14 +219,12 @@ class SyncCalendars:
             raise
         self._breaker.succeeded()
         self._outcomes["unknown" if availability is None else "fetched"].inc()
-        return _Fetched(column, coach_id, availability, settings, ours)
-
-    def _last_offered(self, fetched: Sequence[_Fetched], *, whole: bool) -> datetime | None:
-        """The last slot offered of any coach. Of some coaches alone it may be early, because they are away after it."""
-        last = _last_offered(fetched)
-        if whole:
-            self._reached = last
-        return max((one for one in (last, self._reached) if one is not None), default=None)
+        last = None
+        if availability is not None:
+            last = max((slot.start_time for slot in availability.slots), default=None)
+            slots = tuple(OfferedSlot(start, end) for start, end in _offered(availability))
+            availability = Availability(slots, availability.timezone)
+        return _Fetched(column, coach_id, availability, settings, ours, last)
 
     async def _ours(self, org: int, column: int, days: range) -> list[Period]:
         return await self._busy.own_appointments(org, column, day_start(days[0]), day_start(days[-1] + 1))
@@ -221,7 +300,7 @@ def busy_periods(
         # A slot of before today, as of the year 1 where somebody writes that for none, says nothing of any day.
         end = begin if last_offered < begin else min(end, day_bounds(local_date(last_offered, where), where)[1])
     answered = [(begin, end)]
-    offered = _merged((slot.start_time, slot.end_time) for slot in availability.slots if slot.available)
+    offered = _offered(availability)
     blocked: list[Period] = []
     if settings is not None:
         theirs = zone(settings.timezone) if settings.timezone else where
@@ -239,9 +318,12 @@ def busy_periods(
     return _merged((instant_of(first), instant_of(last)) for first, last in runs)
 
 
-def _last_offered(fetched: Iterable[_Fetched]) -> datetime | None:
-    starts = [slot.start_time for one in fetched if one.availability for slot in one.availability.slots]
-    return max(starts, default=None)
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((instant for instant in (one, other) if instant is not None), default=None)
+
+
+def _offered(availability: Availability) -> list[Period]:
+    return _merged((slot.start_time, slot.end_time) for slot in availability.slots if slot.available)
 
 
 def _merged(periods: Iterable[Period]) -> list[Period]:

@@ -17,6 +17,7 @@ from aiohttp import web
 from service.app import Services, build_time_off
 from service.assemble_worker import forgetting
 from service.claims.connection import connect
+from service.claims.lease import Leases
 from service.db.replays import ReplayStore
 from service.db.sweep import SweepStore
 from service.delivery.build import READ_TIMEOUT_S, WorkerTimes, build_worker
@@ -60,7 +61,7 @@ class Bench:
             reclaim_idle_ms=idle_ms,
         )
 
-    def sync(self, calendar_url: str) -> SyncCalendars:
+    def sync(self, calendar_url: str, within_s: float = 60.0) -> SyncCalendars:
         """The calendar sync against a calendar."""
         s = self.services
         return SyncCalendars(
@@ -71,9 +72,11 @@ class Bench:
             rosters=s.rosters,
             keeper=s.keeper,
             heal=s.heal,
+            leases=Leases(s.redis, s.shards, s.breaker),
             clock=s.clock,
             metrics=s.metrics,
             organization="demo",
+            within_s=within_s,
         )
 
     @asynccontextmanager

@@ -16,8 +16,10 @@ from service.domain.schedule import Week, WeeklySchedule, Window
 from service.mocks.calendar import build_calendar
 from service.mocks.chance import Behaviour
 from service.mocks.server import serving
+from service.operations import sync_calendars
 from service.operations.local_rates import RateSeen
 from service.operations.sync_calendars import busy_periods
+from service.outside.breaker import Breaker
 from service.outside.calendar_api import Availability, CalendarSettings, OfferedSlot
 from tests.delivery.bench import NOWHERE, Bench, answering
 from tests.wishes import caller, wish
@@ -158,6 +160,69 @@ async def test_a_coach_who_is_away_to_the_end_stays_away_while_others_cannot_be_
         offering.silent = {f"coach-{n}" for n in range(2, 7)}
         assert await sync() == 0
     assert await free_of(bench, "coach-1", day) == []
+
+
+async def test_a_round_that_has_had_its_time_is_gone_on_with(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_calendars, "TOGETHER", 2)
+    offering, rounds = Offering(), list[list[str]]()
+    async with serving(offering.app) as url:
+        for _ in range(4):
+            offering.asked.clear()
+            await bench.sync(url, within_s=0)()  # each as a process of its own
+            rounds.append(sorted(set(offering.asked)))
+        offering.asked.clear()
+        await bench.sync(url)()
+    assert rounds == [[f"coach-{n}", f"coach-{n + 1}"] for n in (1, 3, 5, 1)]
+    # The four that are left, and then all, once each: availability and settings.
+    assert sorted(offering.asked) == sorted(2 * [f"coach-{n}" for n in (3, 4, 5, 6, 1, 2, 3, 4, 5, 6)])
+
+
+async def test_no_more_answers_are_kept_than_coaches_are_taken_together(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_calendars, "TOGETHER", 2)
+    offering, busy, kept, applied = Offering(), bench.services.busy, list[int](), 0
+    replace = busy.replace
+
+    async def noted(*given: Any) -> Any:
+        nonlocal applied
+        kept.append(len(set(offering.asked)) - applied)
+        found = await replace(*given)
+        applied += 1
+        return found
+
+    monkeypatch.setattr(busy, "replace", noted)
+    async with serving(offering.app) as url:
+        await bench.sync(url)()
+    assert (len(kept), max(kept)) == (6, 2)
+
+
+async def test_a_coach_who_is_away_to_the_end_is_closed_when_one_of_a_later_part_is_offered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_calendars, "TOGETHER", 2)
+    day, offering = a_working_day(after=14), Offering()
+    await bench.services.keeper.fill(bench.org)
+    for coach_id in ("coach-1", "coach-2"):
+        offering.busy[coach_id] = [(at(day, 0), at(day, 0) + timedelta(days=60))]
+    async with serving(offering.app) as url:
+        await bench.sync(url)()
+    assert await free_of(bench, "coach-1", day) == []
+    assert len(await free_of(bench, "coach-3", day)) == 31
+
+
+async def test_a_calendar_that_was_left_alone_is_asked_for_all_once_it_answers_for_one(bench: Bench) -> None:
+    offering = Offering()
+    async with serving(offering.app) as url:
+        sync = bench.sync(url)
+        breaker = Breaker(failures=1, pause_s=60.0)
+        sync._breaker = breaker
+        breaker.failed()
+        await sync()
+        assert offering.asked == []
+        breaker._closed_off_until = 0.0
+        await sync()
+    assert set(offering.asked) == {f"coach-{n}" for n in range(1, 7)}
 
 
 async def test_a_coach_the_calendar_does_not_know_is_not_busy_elsewhere(bench: Bench) -> None:

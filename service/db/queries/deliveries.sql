@@ -162,8 +162,8 @@ ORDER BY arrival NULLS FIRST
 LIMIT $3;
 
 -- name: coaches_to_sync
--- Coaches whose external calendar is fetched.
-SELECT coach_no, coach_id FROM coaches WHERE org_id = $1 AND active ORDER BY coach_no;
+-- At most $3 coaches whose external calendar is fetched, behind column $2.
+SELECT coach_no, coach_id FROM coaches WHERE org_id = $1 AND active AND coach_no > $2 ORDER BY coach_no LIMIT $3;
 
 -- name: replace_external_busy
 -- What a coach's external calendar says of [$3, $4) now; returns whether anything changed.
