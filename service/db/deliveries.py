@@ -188,10 +188,11 @@ class DeliveryStore:
         """Write where deliveries stand, and every attempt; one row a delivery.
 
         Of several `records` of one counts what would stand after one statement for each: the last that belongs to the
-        latest replay, unless it was delivered before.
+        latest replay, unless it was delivered before. What the receiver called it counts from whichever says it.
         """
         by_rank = sorted(records, key=lambda r: (r.replays, r.state == "delivered"))
         latest = {(r.ref, r.destination): r for r in by_rank}.values()
+        named = {(r.ref, r.destination): r.reference for r in by_rank if r.reference is not None}
         tried = [(r, r.tried) for r in records if r.tried is not None]
         await self._database.write(
             "record_deliveries",
@@ -203,7 +204,7 @@ class DeliveryStore:
             [r.attempts for r in latest],
             [r.status for r in latest],
             [None if r.error is None else r.error[:1000] for r in latest],
-            [r.reference for r in latest],
+            [named.get((r.ref, r.destination)) for r in latest],
             [r.replays for r in latest],
             [r.ref.org for r, _ in tried],
             [r.ref.appointment_id for r, _ in tried],

@@ -44,7 +44,15 @@ async def test_what_needs_no_call_does_not_use_up_the_turn_of_what_does(bench: B
     stream = bench.stream("calendar-blocks")
     entries = await stream.read(10, 10)
     async with serving(recorder.app) as calendar:
-        dispatcher = _dispatcher(bench, CalendarDestination(CalendarApi(calendar, bench.session, 2)), breaker)
+        told = CalendarDestination(
+            CalendarApi(calendar, bench.session, 2),
+            bench.services.deliveries,
+            bench.services.roster_store,
+            organization=bench.services.settings.default_organization,
+            attempts=QUICK.attempts,
+            chance=bench.services.chance,
+        )
+        dispatcher = _dispatcher(bench, told, breaker)
         for _ in range(3):
             breaker.failed()
         clock.now += 5

@@ -64,8 +64,8 @@ async def test_of_two_attempts_at_one_delivery_written_down_together_the_deliver
     one, other = await bench.book(2)
     delivered = replace(_record(bench, one, "crm"), reference="crm-7")
     failed = replace(delivered, state="retrying", status=503, error="HTTP 503", reference=None)
-    old = replace(_record(bench, other, "crm"), state="dead", attempts=12)
-    replayed = replace(old, state="retrying", replays=1, attempts=2)
+    old = replace(_record(bench, other, "crm"), state="dead", attempts=12, reference="crm-8")
+    replayed = replace(old, state="retrying", replays=1, attempts=2, reference=None)
     await bench.sql(
         "INSERT INTO deliveries (org_id, appointment_id, sequence, destination, state, attempts, replays)"
         " VALUES ($1, $2, 1, 'crm', 'pending', 0, 1)",
@@ -77,7 +77,7 @@ async def test_of_two_attempts_at_one_delivery_written_down_together_the_deliver
     rows = {str(row["appointment_id"]): row for row in await bench.deliveries("crm")}
     told, again = rows[one["appointment_id"]], rows[other["appointment_id"]]
     assert (told["state"], told["reference"], told["last_error"]) == ("delivered", "crm-7", None)
-    assert (again["state"], again["attempts"]) == ("retrying", 2)
+    assert (again["state"], again["attempts"], again["reference"]) == ("retrying", 2, "crm-8")
 
 
 async def test_the_attempts_of_a_crowd_share_commits_and_calls(bench: Bench) -> None:
