@@ -55,7 +55,12 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 "lua/claim_slot.lua",
-                "free = band(free, bnot(word_at(occupied, from)))",
+                "free = band(free, bnot(bor(one, two, three)))",
+                "free = band(free, members)",
+            ),
+            Edit(
+                "lua/claim_slot.lua",
+                "free = band(free, bnot(word_at(occupied, at + row * width)))",
                 "free = band(free, members)",
             ),
         ),
