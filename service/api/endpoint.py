@@ -282,7 +282,7 @@ class Edge:
         if body_problem is not None:
             raise body_problem
         if call.body and (route.body is not None or route.method != "GET"):
-            check_media_type(call.header("content-type"))
+            check_media_type(call.header("content-type"), call.header("content-encoding"))
             if route.body is None:  # what nobody reads is a wish that would be ignored silently
                 decode_body(call.body, _NO_FIELDS)
         said = call.said
@@ -385,7 +385,7 @@ class Edge:
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
             headers["Access-Control-Allow-Headers"] = (
                 "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-API-Key, "
-                "X-Correlation-ID, X-Idempotency-Key"
+                "X-Correlation-ID, X-Idempotency-Key, traceparent"
             )
             headers["Access-Control-Max-Age"] = "600"
         return response

@@ -86,19 +86,26 @@ def fingerprint_of(method: str, route: str, body: bytes) -> str:
 
 
 def idempotency_key(headers: Any) -> str | None:
-    """The request's idempotency key: 1-255 visible ASCII characters, quoted or bare. Raises InvalidRequest."""
-    raw = headers.get("idempotency-key")
-    name = "Idempotency-Key"
-    if raw is None:
-        raw, name = headers.get("x-idempotency-key"), "X-Idempotency-Key"
-    if raw is None:
+    """The request's idempotency key: 1-255 visible ASCII characters, quoted or bare. Raises InvalidRequest.
+
+    So do two that are not the same, under one name or both: nobody could say under which the answer is kept.
+    """
+    own, other = headers.getall("idempotency-key", ()), headers.getall("x-idempotency-key", ())
+    if not own and not other:
         return None
-    key = raw.strip()
-    if len(key) >= 2 and key[0] == key[-1] == '"':
-        key = key[1:-1]
+    name = "Idempotency-Key" if own else "X-Idempotency-Key"
+    keys = {_bare(raw) for raw in (*own, *other)}
+    key = keys.pop()
+    if keys:
+        raise InvalidRequest([(name, "must not be given twice with different values")])
     if not _KEY.fullmatch(key):
         raise InvalidRequest([(name, "must be 1 to 255 visible ASCII characters")])
     return key
+
+
+def _bare(raw: str) -> str:
+    key = raw.strip()
+    return key[1:-1] if len(key) >= 2 and key[0] == key[-1] == '"' else key
 
 
 def versions_of(if_match: str | None) -> frozenset[int] | None:
@@ -193,7 +200,7 @@ def query_integer(field: str, text: str, low: int, high: int) -> int:
 def query_word(field: str, text: str, words: Sequence[str]) -> str:
     """One of a few words of a query string. Raises InvalidRequest."""
     if text not in words:
-        raise InvalidRequest([(field, "must be one of " + ", ".join(words))])
+        raise InvalidRequest([(field, "must be one of " + ", ".join(word for word in words if word))])
     return text
 
 

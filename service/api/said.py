@@ -91,8 +91,10 @@ async def read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def check_media_type(text: str | None) -> None:
-    """Refuse a body that calls itself something else than JSON. Raises SanicException (415)."""
+def check_media_type(text: str | None, encoding: str | None) -> None:
+    """Refuse a body that calls itself something else than JSON, or packed. Raises SanicException (415)."""
+    if encoding is not None and encoding.strip().lower() != "identity":
+        raise SanicException("send the body as it is, without Content-Encoding", status_code=415)
     if text is None or text == "application/json":
         return
     media = text.split(";", 1)[0].strip().lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 import uuid
@@ -347,6 +348,14 @@ async def test_only_json_is_taken(api: Client, good: dict[str, Any], media: str)
     answer = await api("POST", PATH, raw=msgspec.json.encode(good), headers={"Content-Type": media})
     assert_problem(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
     assert_rate_headers(answer)
+
+
+async def test_a_packed_body_is_refused(api: Client, good: dict[str, Any]) -> None:
+    packed = gzip.compress(msgspec.json.encode(good))
+    answer = await api("POST", PATH, raw=packed, headers={"Content-Encoding": "gzip"})
+    assert "Content-Encoding" in assert_problem(answer, 415, "UNSUPPORTED_MEDIA_TYPE")["message"]
+    plain = await api("POST", PATH, good, headers={"Content-Encoding": "identity"})
+    assert plain.status == 201
 
 
 @pytest.mark.parametrize("media", ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON"])

@@ -8,9 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sanic.compat import Header
 
+from service.api.parsing import idempotency_key
 from service.app import Services
-from service.errors import GateClosed
+from service.errors import GateClosed, InvalidRequest
 from tests.api.client import Client, assert_problem, booking
 from tests.api_people.asking import made, seen
 from tests.api_people.conftest import STRANGER
@@ -160,6 +162,19 @@ async def test_a_malformed_key_is_refused_by_its_header(api: Client, sql: Any, n
         )
         assert [field["field"] for field in problem["details"]["fields"]] == [name]
     assert difference(before, await counted(sql)) == {}
+
+
+async def test_two_keys_that_differ_are_refused_and_two_alike_are_one(api: Client) -> None:
+    body = {"email": "twice@example.com", "name": "Two Keys"}
+    two = {"Idempotency-Key": "one", "X-Idempotency-Key": "another"}
+    problem = assert_problem(await api("POST", "/api/contacts", body, headers=two), 400, "VALIDATION_ERROR")
+    assert [field["field"] for field in problem["details"]["fields"]] == ["Idempotency-Key"]
+    with pytest.raises(InvalidRequest):
+        idempotency_key(Header([("X-Idempotency-Key", "one"), ("X-Idempotency-Key", "another")]))
+    alike = {"Idempotency-Key": '"one"', "X-Idempotency-Key": "one"}
+    first = await api("POST", "/api/contacts", body, headers=alike)
+    again = await api("POST", "/api/contacts", body, headers={"Idempotency-Key": "one"})
+    assert (first.status, again.status, again.raw) == (201, 201, first.raw)
 
 
 async def test_a_key_is_the_same_quoted_or_bare_under_either_name_and_fields_in_any_order(api: Client) -> None:
