@@ -166,9 +166,9 @@ class DeliveryStore:
         )
 
     async def note_release(
-        self, ref: EventRef, destination: str, believed_after: int, types: Sequence[EventType]
+        self, ref: EventRef, destination: str, block_id: str, believed_after: int, types: Sequence[EventType]
     ) -> list[UUID]:
-        """The block an event's delivery made is released: forget its id. Raises Unavailable or OutcomeUnknown.
+        """`block_id`, the block an event's delivery made, is released: forget it. Raises Unavailable or OutcomeUnknown.
 
         Who has the time now and was told that it is blocked already is told of anew: the latest event of these `types`
         of each appointment there, unless fewer than `believed_after` attempts were made. Which appointments those are.
@@ -179,6 +179,7 @@ class DeliveryStore:
             ref.appointment_id,
             ref.sequence,
             destination,
+            block_id,
             believed_after,
             [kind.value for kind in types],
         )

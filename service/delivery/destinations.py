@@ -220,7 +220,7 @@ class CalendarDestination:
         # Somebody may have booked the time, and been told that it is blocked, before it was released.
         await patiently(
             "note a release",
-            lambda: self._deliveries.note_release(blocked_by, self.name, self._believed_after, self.types),
+            lambda: self._deliveries.note_release(blocked_by, self.name, block_id, self._believed_after, self.types),
             self._chance,
         )
         return Told(outcome=Outcome.DELIVERED, status=result.made.status, answer=result.made.excerpt)

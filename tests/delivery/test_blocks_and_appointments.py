@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.db.deliveries import DeliveryRecord
+from service.db.deliveries import DeliveryRecord, DueEvent
 from service.db.delivery_log import DeliveryLog
 from service.delivery.destinations import CalendarDestination
 from service.domain.event import EventRef
@@ -20,6 +20,7 @@ from service.mocks.chance import Behaviour
 from service.mocks.server import serving
 from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
+from service.outside.calendar_api import CalendarApi
 from tests.delivery.bench import Bench, Recorder
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
@@ -202,18 +203,18 @@ async def test_a_release_that_overtakes_the_record_of_a_409_has_the_block_made_a
     gone, here = (EventRef(bench.org, UUID(one["appointment_id"]), 1) for one in (left, booked))
     store, heard = bench.services.deliveries, CalendarDestination.types
     await store.record([record(gone, reference="b1")])
-    assert await store.note_release(gone, BLOCKS, 3, heard) == []
+    assert await store.note_release(gone, BLOCKS, "b1", 3, heard) == []
     await store.record([record(here, state="retrying", attempts=1)])
     # Its next attempt begins after the release, and is not the last.
-    assert await store.note_release(gone, BLOCKS, 3, heard) == []
+    assert await store.note_release(gone, BLOCKS, "b1", 3, heard) == []
     await store.record([record(here, state="retrying", attempts=2)])
-    assert await store.note_release(gone, BLOCKS, 3, heard) == [here.appointment_id]
+    assert await store.note_release(gone, BLOCKS, "b1", 3, heard) == [here.appointment_id]
     await store.record([record(here, attempts=3)])
     rows = [(row["state"], row["replays"], row["reference"]) for row in await bench.deliveries(BLOCKS)]
     assert rows == [("delivered", 0, None), ("pending", 1, None)]
     # Whoever has a block of its own needs no other.
     await store.record([record(here, reference="b2", replays=1)])
-    assert await store.note_release(gone, BLOCKS, 3, heard) == []
+    assert await store.note_release(gone, BLOCKS, "b1", 3, heard) == []
 
 
 async def test_a_replay_of_what_was_delivered_leaves_no_second_block(bench: Bench) -> None:
@@ -250,6 +251,32 @@ async def test_a_block_is_known_by_its_id_whoever_recorded_the_delivery_first(be
     await bench.services.deliveries.record([record(ref, reference="b1")])
     (row,) = await bench.deliveries(BLOCKS)
     assert (row["state"], row["reference"], row["attempts"]) == ("delivered", "b1", 1)
+
+
+async def test_a_replay_that_two_workers_make_keeps_the_id_of_its_block(bench: Bench) -> None:
+    """Both saw the block of before; the slower one is told that it is gone, and that the time is blocked."""
+    (appointment,) = await bench.book(1)
+    ref, s = EventRef(bench.org, UUID(appointment["appointment_id"]), 1), bench.services
+    await s.deliveries.record([record(ref, reference="b1")])
+    await bench.sql("UPDATE deliveries SET state = 'pending', attempts = 0, replays = 1")
+    answers = iter([(200, {}), (200, {"block_id": "b2"}), (404, {}), (409, {})])
+    async with serving(Recorder(lambda _path, _body: next(answers)).app) as url:
+        calendar = CalendarDestination(
+            CalendarApi(url, bench.session, 2),
+            s.deliveries,
+            s.roster_store,
+            organization="demo",
+            attempts=12,
+            chance=s.chance,
+        )
+        due = (await s.deliveries.load([ref], BLOCKS, calendar.types))[ref]
+        assert isinstance(due, DueEvent)
+        made = await calendar.tell(due)
+        await s.deliveries.record([record(ref, reference=made.reference, replays=1)])
+        slower = await calendar.tell(due)
+        await s.deliveries.record([record(ref, state="retrying", reference=slower.reference, replays=1)])
+    (row,) = await bench.deliveries(BLOCKS)
+    assert (row["state"], row["reference"]) == ("delivered", "b2")
 
 
 async def test_only_coaches_the_calendar_knows_are_blocked(bench: Bench) -> None:

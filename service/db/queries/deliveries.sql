@@ -78,12 +78,13 @@ WHERE (d.state <> 'delivered' AND d.replays = excluded.replays)
     OR (d.reference IS NULL AND excluded.reference IS NOT NULL);
 
 -- name: note_release
--- The block that delivery ($1, $2, $3) to $4 made is released: it has no reference any more. Whoever has the time now,
--- and was told that it is blocked already ($5: after so many attempts that is believed), is to be told of anew, as by
--- a replay: it was this block, and now there is none. $6 are the types that are told.
+-- The block $5 that delivery ($1, $2, $3) to $4 made is released: it has no reference any more, unless another attempt
+-- made another block meanwhile. Whoever has the time now, and was told that it is blocked already ($6: after so many
+-- attempts that is believed), is to be told of anew, as by a replay: it was this block, and now there is none. $7 are
+-- the types that are told.
 WITH released AS (
     UPDATE deliveries SET reference = NULL
-    WHERE org_id = $1 AND appointment_id = $2 AND sequence = $3 AND destination = $4
+    WHERE org_id = $1 AND appointment_id = $2 AND sequence = $3 AND destination = $4 AND reference = $5
 ),
 freed AS (
     SELECT
@@ -101,11 +102,11 @@ JOIN appointments AS a ON a.org_id = $1 AND a.coach_no = f.coach_no
     AND a.starts_at < f.ends_at AND a.ends_at > f.starts_at AND a.appointment_id <> $2
 CROSS JOIN LATERAL (
     SELECT e.sequence FROM events AS e
-    WHERE e.org_id = $1 AND e.appointment_id = a.appointment_id AND e.type = ANY ($6::text[])
+    WHERE e.org_id = $1 AND e.appointment_id = a.appointment_id AND e.type = ANY ($7::text[])
     ORDER BY e.sequence DESC LIMIT 1
 ) AS latest
 WHERE d.org_id = $1 AND d.appointment_id = a.appointment_id AND d.sequence = latest.sequence AND d.destination = $4
-    AND d.reference IS NULL AND (d.state = 'delivered' OR (d.state = 'retrying' AND d.attempts >= $5 - 1))
+    AND d.reference IS NULL AND (d.state = 'delivered' OR (d.state = 'retrying' AND d.attempts >= $6 - 1))
 RETURNING d.appointment_id;
 
 -- name: end_deliveries
