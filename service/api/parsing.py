@@ -23,6 +23,10 @@ Struct = TypeVar("Struct")
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"`(?P<field>[^`]+)`")
 _EMAIL = re.compile(r"[^@\s\"<>(),;:\\\[\]]{1,64}@(?:[^@\s.<>(),;:\\\[\]_]{1,63}\.)*[^@\s.<>(),;:\\\[\]_]{1,63}")
+# Letters and marks to Unicode, so printable, but nothing to the eye: fillers, and what picks the form of a character.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _VERSION_TAG = re.compile(r'"v(?P<version>[1-9][0-9]{0,8})"')
@@ -129,7 +133,7 @@ def email(field: str, text: str) -> str:
 
     One with characters nobody sees, as come along when an address is copied, is none: no letter can be written to it.
     """
-    if len(text) > 254 or not text.isprintable() or not _EMAIL.fullmatch(text):
+    if len(text) > 254 or not text.isprintable() or _UNSEEN.search(text) or not _EMAIL.fullmatch(text):
         raise InvalidRequest([(field, "is not an e-mail address")])
     return text.lower()
 

@@ -68,6 +68,8 @@ WRONG_FIELDS: list[Any] = [
     ("contact_email", "a\0@example.com", "contact_email"),
     ("contact_email", "a\u200b@example.com", "contact_email"),
     ("contact_email", "\u202ea@example.com", "contact_email"),
+    ("contact_email", "a\ufe0f@example.com", "contact_email"),
+    ("contact_email", "a@\u3164example.com", "contact_email"),
     ("contact_email", "x" * 300 + "@example.com", "contact_email"),
     ("contact_name", "", "contact_name"),
     ("contact_name", "x" * 201, "contact_name"),
