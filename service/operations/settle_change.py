@@ -28,6 +28,8 @@ MOST_LATE = 10_000
 TOLD_AT_ONCE = 128
 TOLD_AGAIN_S = 0.5
 REPAIRED_AT_ONCE = 2
+# A repair takes a millisecond or two, and an outage of Postgres would leave one for each of thousands of coach-days.
+MOST_AHEAD = 100
 
 _log = get_logger("operations.settle_change")
 
@@ -109,8 +111,13 @@ class SettleChange:
         await self.repair_days(appointment.org, appointment.column, placement_of(appointment), appointment.local_day)
 
     def repair_soon(self, appointment: Appointment) -> None:
-        """`repair`, which nobody waits for."""
-        self._in_turn(coach_days_of(appointment))
+        """`repair`, which nobody waits for.
+
+        It is hardly ever needed: where many wait for their turn it is left to the comparison, lest those whom somebody
+        waits for come behind all of them.
+        """
+        if len(self._to_repair) < MOST_AHEAD:
+            self._in_turn(coach_days_of(appointment))
 
     async def repair_days(self, org: int, column: int, placement: Placement, local_day: int) -> None:
         """Make the coach-days that a time shows in, and the one it counts on, what Postgres says."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock, patch
 
 import pytest
+from msgspec.structs import replace
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
@@ -27,6 +28,7 @@ from service.operations.book import Booked
 from service.operations.book_ungated import Wish
 from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
+from service.operations.settle_change import MOST_AHEAD
 from service.operations.time_off import Absence
 from service.operations.treat_appointments import Existing
 from tests.invariants.looks import booked, cancelled
@@ -484,6 +486,35 @@ async def test_however_many_are_not_written_few_wait_for_their_coach_day_to_be_p
     go_on.set()
     await services.tasks.drain(10)
     assert len(repairs) == 3
+
+
+async def test_what_somebody_waits_for_is_put_right_before_most_of_what_postgres_refused_in_an_outage(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appointment = await booked(services, org, (await free_starts(services, org))[40], coach_id="coach-3")
+    settle, go_on, repaired = services.book._settling, asyncio.Event(), list[int]()
+
+    async def held(_org: int, _columns: Sequence[int], days: Iterable[int]) -> None:
+        await go_on.wait()
+        repaired.extend(days)
+
+    monkeypatch.setattr(services.keeper, "repair", held)
+    for n in range(10 * MOST_AHEAD):
+        day = timedelta(days=n)
+        settle.repair_soon(
+            replace(
+                appointment,
+                occupied_start=appointment.occupied_start + day,
+                occupied_end=appointment.occupied_end + day,
+                local_day=appointment.local_day + n,
+            )
+        )
+    waits = asyncio.ensure_future(settle.repair(replace(appointment, column=appointment.column + 1)))
+    await asyncio.sleep(0)
+    go_on.set()
+    await waits
+    assert MOST_AHEAD / 2 < len(repaired) <= MOST_AHEAD + 3
+    await services.tasks.drain(10)
 
 
 async def test_a_move_that_is_fenced_repairs_what_it_was_fenced_for_and_is_made(
