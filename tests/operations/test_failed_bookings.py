@@ -142,3 +142,4 @@ async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in
     assert ((await again).body, (await again).replayed) == ((await first).body, True)
     with pytest.raises(InvalidRequest, match="past"):
         await services.book(wish(start, idempotency_key="other"), caller(org), RateSeen())
+    assert services.metrics.claims.labels("admitted")._value.get() == 1
