@@ -343,6 +343,8 @@ class Book:
             try:
                 reply = await self._claiming.ask(admission, rate)
             except GateClosed:
+                if look_s > FIRST_LOOK_S:  # somebody was carrying it out a moment ago
+                    return await self._answer_of_duplicate(request, caller)
                 break  # Postgres knows as well
             if reply.outcome is ClaimOutcome.REPLAY:
                 return _replayed(reply.first)

@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from service.app import Services
+from service.claims.breaker import Trip
 from service.claims.messages import Rate
 from service.db.commit import CommitOutcome, Committed
 from service.domain.grid import day_of
@@ -19,6 +20,7 @@ from service.operations.book import CLAIM_ATTEMPTS, Booked
 from service.operations.caller import Caller
 from service.operations.local_rates import RateSeen
 from tests.operations import steps
+from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
 
@@ -143,3 +145,23 @@ async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in
     with pytest.raises(InvalidRequest, match="past"):
         await services.book(wish(start, idempotency_key="other"), caller(org), RateSeen())
     assert services.metrics.claims.labels("admitted")._value.get() == 1
+
+
+async def test_who_waits_for_the_same_request_is_not_refused_because_redis_goes_away(
+    services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = (await free_starts(services, org))[40]
+    request = wish(start, idempotency_key="key")
+    async with steps.commits_held(sql):
+        first = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
+        await steps.a_commit_waits(sql)
+        monkeypatch.setattr(services.clock, "now", lambda: start + timedelta(hours=1))
+        again = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
+        looks = services.metrics.claims.labels("in_progress")._value
+        await eventually(lambda: looks.get() > 0, what="a look at the key")
+        services.keeping_gate.cancel()
+        services.breaker.trip(Trip.FAULT)
+        with pytest.raises(IdempotencyInProgress):
+            await again
+    booked = await first
+    assert (await services.book(request, caller(org), RateSeen())).body == booked.body
