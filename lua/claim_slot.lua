@@ -36,7 +36,7 @@
 --                revision of the roster
 --   broken       the item could not be evaluated: the message
 
-local band, bor, bxor, bnot, lshift = bit.band, bit.bor, bit.bxor, bit.bnot, bit.lshift
+local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
 local unpack_bytes, pack_bytes, floor, find = struct.unpack, struct.pack, math.floor, string.find
 -- What is always the same is given to `call` as text: each number it is given is printed first.
 local call = redis.call
