@@ -340,7 +340,7 @@ class Settings:
         300.0,
         _number(0, 86_400),
         "seconds",
-        "Time between two fetches of a coach's external calendar; 0 switches fetching off.",
+        "Time between two rounds of fetching external calendars, of many coaches each a part; 0 switches it off.",
     )
     smtp_host: str | None = _setting(
         "SMTP_HOST", None, _text, "host name", "The mail server for contacts; without one, notifications are logged."
