@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
@@ -19,6 +21,7 @@ from service.operations import book
 from service.operations.book import CLAIM_ATTEMPTS, Booked
 from service.operations.caller import Caller
 from service.operations.local_rates import RateSeen
+from service.operations.plan_booking import BookingRequest
 from tests.operations import steps
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
@@ -126,15 +129,24 @@ async def test_a_booking_that_looks_twice_is_one_request_of_its_key(services: Se
     assert (seen.state.limit, seen.state.remaining) == (1, 0)
 
 
-async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in_time(
+@asynccontextmanager
+async def too_late_by_now(
     services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> AsyncIterator[tuple[BookingRequest, asyncio.Future[Booked]]]:
+    """A request under a key, and its booking, which waits for its commit while its start goes by."""
     start = (await free_starts(services, org))[40]
     request = wish(start, idempotency_key="key")
     async with steps.commits_held(sql):
-        first = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
+        booking = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
         await steps.a_commit_waits(sql)
         monkeypatch.setattr(services.clock, "now", lambda: start + timedelta(hours=1))
+        yield request, booking
+
+
+async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in_time(
+    services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with too_late_by_now(services, org, sql, monkeypatch) as (request, first):
         with monkeypatch.context() as patch:
             patch.setattr(book, "PATIENCE_S", 0.05)
             with pytest.raises(IdempotencyInProgress):
@@ -143,19 +155,14 @@ async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in
         assert not (await asyncio.wait({again}, timeout=0.05))[0]
     assert ((await again).body, (await again).replayed) == ((await first).body, True)
     with pytest.raises(InvalidRequest, match="past"):
-        await services.book(wish(start, idempotency_key="other"), caller(org), RateSeen())
+        await services.book(wish(request.start_time, idempotency_key="other"), caller(org), RateSeen())
     assert services.metrics.claims.labels("admitted")._value.get() == 1
 
 
 async def test_who_waits_for_the_same_request_is_not_refused_because_redis_goes_away(
     services: Services, org: int, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = (await free_starts(services, org))[40]
-    request = wish(start, idempotency_key="key")
-    async with steps.commits_held(sql):
-        first = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
-        await steps.a_commit_waits(sql)
-        monkeypatch.setattr(services.clock, "now", lambda: start + timedelta(hours=1))
+    async with too_late_by_now(services, org, sql, monkeypatch) as (request, first):
         again = asyncio.ensure_future(services.book(request, caller(org), RateSeen()))
         looks = services.metrics.claims.labels("in_progress")._value
         await eventually(lambda: looks.get() > 0, what="a look at the key")
