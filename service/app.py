@@ -167,6 +167,7 @@ async def open_services(
         roster_store = RosterStore(
             database,
             default_slot(settings),
+            calendar_organization=settings.default_organization,
         )
         appointments = AppointmentStore(database)
         stack.push_async_callback(appointments.drain)
@@ -305,7 +306,7 @@ async def open_services(
                 clock=clock,
             ),
             tasks=tasks,
-            destinations=Destinations([BuiltIn(), RegisteredEndpoints(EndpointStore(database))]),
+            destinations=Destinations([BuiltIn(roster_store), RegisteredEndpoints(EndpointStore(database))]),
             chance=random.Random(),
             reach=reach,
         )

@@ -57,7 +57,6 @@ def assemble_worker(
         all_destinations=services.destinations,
         answers=services.answers,
         roster_store=services.roster_store,
-        organization=settings.default_organization,
         keeper=services.keeper,
         watch_grid=WatchGrid(
             services.roster_store, services.rosters, services.keeper, services.deficits, services.clock

@@ -29,7 +29,7 @@ DRAIN_S = 60.0
 AGREES_WITHIN_S = 20.0
 _LOOK_S = 0.5
 _SHOWN = 5
-DESTINATIONS = ("crm", "calendar-blocks")
+DESTINATIONS = ("crm", "notifications")
 
 
 @dataclass
@@ -135,7 +135,7 @@ def overlaps(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def deliveries(api: Api, appointment_ids: Sequence[str], within_s: float) -> tuple[Counter[str], list[str]]:
     """Where the deliveries of these appointments stand once all are over or the time is; and what is wrong with them.
 
-    Every booking must be on its way to every built-in destination, and none may be dead.
+    Every booking must be on its way to every destination of every organization, and none may be dead.
     """
     if not appointment_ids:
         return Counter(), []

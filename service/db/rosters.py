@@ -70,9 +70,12 @@ class DaySource:
 class RosterStore:
     """Reads rosters, and what days of the grid are derived from."""
 
-    def __init__(self, database: Database, default_slot: DefaultSlot) -> None:
+    def __init__(self, database: Database, default_slot: DefaultSlot, *, calendar_organization: str) -> None:
+        """`calendar_organization` names that of the coaches the external calendar knows."""
         self._database = database
         self._default = default_slot
+        self._calendar_organization = calendar_organization
+        self._in_calendar: int | None = None
 
     async def organizations(self) -> list[tuple[int, str]]:
         """(integer key, name) of every organization."""
@@ -82,6 +85,12 @@ class RosterStore:
         """The integer key of an organization by its name."""
         row = await self._database.first("organization_by_name", name)
         return None if row is None else row["org_id"]
+
+    async def in_calendar(self, org: int) -> bool:
+        """Whether the external calendar knows its coaches: in another organization an id may be somebody else's."""
+        if self._in_calendar is None:
+            self._in_calendar = await self.organization(self._calendar_organization)
+        return org == self._in_calendar
 
     async def load(self, org: int) -> Roster:
         """The roster as it is now, as a whole: where a change was committed between the reads, they are made again."""
@@ -117,6 +126,7 @@ class RosterStore:
             calendars=calendars,
             everyone=everyone,
             zones=tuple(sorted({coach.timezone for coach in coaches})),
+            in_calendar=head["name"] == self._calendar_organization,
             has_endpoints=head["has_endpoints"],
         )
 

@@ -34,11 +34,11 @@ class SweepStore:
         The position moves on to the first of them, so that the next look begins there. Raises Unavailable.
         """
         # Read before the events: what commits in between lies behind it.
-        (head,) = await self._database.fetch("sweep_horizon")
+        horizon = await self._horizon()
         rows = await self._database.fetch(
             "undelivered_events", org, destination, [kind.value for kind in types], before, most
         )
-        position: str = rows[0]["committed_in"] if rows else head["horizon"]
+        position: str = rows[0]["committed_in"] if rows else horizon
         await self._database.write("keep_sweep_position", org, destination, position)
         return [
             Undelivered(
@@ -46,3 +46,11 @@ class SweepStore:
             )
             for row in rows
         ]
+
+    async def pass_by(self, org: int, destination: str) -> None:
+        """Look at nothing that was committed until now: the destination need not hear of it. Raises Unavailable."""
+        await self._database.write("keep_sweep_position", org, destination, await self._horizon())
+
+    async def _horizon(self) -> str:
+        (head,) = await self._database.fetch("sweep_horizon")
+        return head["horizon"]

@@ -117,7 +117,6 @@ def build_worker(
     all_destinations: Destinations,
     answers: AnswerStore,
     roster_store: RosterStore,
-    organization: str,
     keeper: GridKeeper,
     watch_grid: WatchGrid,
     apply_event: ApplyCalendarEvent,
@@ -137,7 +136,7 @@ def build_worker(
     """The worker with all its loops; without `notifications` those go to the log, without `remind` nobody is reminded.
 
     `reading` is a client of its own whose timeout is READ_TIMEOUT_S; `consumer` names this process among the
-    workers and must not be used by another that lives; `organization` is that of the coaches the calendar knows.
+    workers and must not be used by another that lives.
     """
 
     def streams_of(name: str) -> list[Stream]:
@@ -161,7 +160,6 @@ def build_worker(
             calendar,
             deliveries,
             roster_store,
-            organization=organization,
             attempts=times.policy.attempts,
             chance=chance,
         ),

@@ -92,7 +92,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 def hears(destination: events.Destination) -> tuple[EventType, ...]:
     """The event types a built-in destination hears of."""
-    return tuple(kind for kind in EventType if destination in events.heard_by(kind))
+    return tuple(kind for kind in EventType if destination in events.heard_by(kind, calendar=True, endpoints=True))
 
 
 class CrmDestination:
@@ -152,18 +152,15 @@ class CalendarDestination:
         deliveries: DeliveryStore,
         rosters: RosterStore,
         *,
-        organization: str,
         attempts: int,
         chance: random.Random,
     ) -> None:
-        """`organization` names that of the coaches the calendar knows; `attempts` is the most that are made."""
+        """`attempts` is the most that are made."""
         self._calendar = calendar
         self._deliveries = deliveries
         self._rosters = rosters
-        self._organization = organization
         self._believed_after = min(_BELIEVED_AFTER, attempts)
         self._chance = chance
-        self._known: int | None = None
 
     async def tell(self, due: DueEvent) -> Told:
         """Block what was made, release what was cancelled, and both for what was moved."""
@@ -186,7 +183,7 @@ class CalendarDestination:
     async def _block(self, due: DueEvent) -> Told:
         seen = _appointment(due.event)
         if not await self._knows(due.event.ref.org):
-            return _NOTHING_TO_SAY
+            return _NOTHING_TO_SAY  # enqueued where nobody could say so, or by a release that did not ask
         if due.own_reference is not None:
             # A replay: a calendar that forgot the block makes another, one that did not would have two.
             released = await self._release(due, due.event.ref, seen.coach_id, due.own_reference)
@@ -226,14 +223,9 @@ class CalendarDestination:
         return Told(outcome=Outcome.DELIVERED, status=result.made.status, answer=result.made.excerpt)
 
     async def _knows(self, org: int) -> bool:
-        """Whether these are the coaches the calendar knows: in another organization an id may be somebody else's."""
-        if self._known is None:
-            self._known = await patiently(
-                "look the calendar's organization up",
-                lambda: self._rosters.organization(self._organization),
-                self._chance,
-            )
-        return org == self._known
+        return await patiently(
+            "look the calendar's organization up", lambda: self._rosters.in_calendar(org), self._chance
+        )
 
 
 def _reference(value: object) -> str | None:

@@ -14,7 +14,7 @@ from service.clock import Clock
 from service.db.rosters import RosterStore
 from service.db.sweep import SweepStore
 from service.delivery.stream import Stream
-from service.domain.event import EventType
+from service.domain.event import Destination, EventType
 from service.logs import get_logger
 from service.metrics import Metrics
 
@@ -54,8 +54,12 @@ class Sweep:
         """One look at everything; how many events were enqueued. Raises Unavailable."""
         enqueued = 0
         for org, _ in await self._roster_store.organizations():
+            in_calendar = await self._roster_store.in_calendar(org)
             for name in self._heard:
-                enqueued += await self._look(org, name)
+                if name == Destination.CALENDAR and not in_calendar:
+                    await self._store.pass_by(org, name)
+                else:
+                    enqueued += await self._look(org, name)
         if enqueued:
             _log.warning("undelivered events enqueued again", count=enqueued)
         return enqueued

@@ -12,6 +12,7 @@ from functools import cached_property
 from zoneinfo import ZoneInfo
 
 from service.domain.assignment import Strategy
+from service.domain.event import Destination, heard_by
 from service.domain.grid import columns_in, columns_mask
 from service.domain.zones import aligned, local_date, zone
 from service.errors import NotFound
@@ -66,7 +67,7 @@ class ZoneGroup:
 class Roster:
     """One organization's coaches and calendars at `version`; `width` is the bytes of a grid row.
 
-    `has_endpoints`: somebody outside hears of its events.
+    `in_calendar`: the external calendar knows its coaches; `has_endpoints`: somebody outside hears of its events.
     """
 
     org: int
@@ -77,7 +78,12 @@ class Roster:
     calendars: tuple[Calendar, ...]
     everyone: Calendar
     zones: tuple[str, ...] = field(default=())
+    in_calendar: bool = False
     has_endpoints: bool = False
+
+    def heard_by(self, event_type: str) -> tuple[Destination, ...]:
+        """The destinations that must hear of such an event of the organization."""
+        return heard_by(event_type, calendar=self.in_calendar, endpoints=self.has_endpoints)
 
     @cached_property
     def coach_by_id(self) -> dict[str, Coach]:

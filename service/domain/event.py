@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from uuid import UUID
 
 import msgspec
@@ -78,10 +79,16 @@ _HEARD_BY: dict[str, tuple[Destination, ...]] = {
 }
 
 
-def heard_by(event_type: str, *, endpoints: bool = False) -> tuple[Destination, ...]:
-    """The built-in destinations that must hear of such an event, and the organization's endpoints if there are any.
+def heard_by(event_type: str, *, calendar: bool, endpoints: bool) -> tuple[Destination, ...]:
+    """The destinations that must hear of such an event of an organization.
 
-    Who hears of a word of a newer release only that one knows, and finds it undelivered.
+    `calendar`: the external calendar knows its coaches; `endpoints`: it has registered some. Who hears of a word of a
+    newer release only that one knows, and finds it undelivered.
     """
-    heard = _HEARD_BY.get(event_type, ())
+    return _heard_by(event_type, calendar, endpoints)
+
+
+@cache
+def _heard_by(event_type: str, calendar: bool, endpoints: bool) -> tuple[Destination, ...]:
+    heard = tuple(one for one in _HEARD_BY.get(event_type, ()) if calendar or one is not Destination.CALENDAR)
     return (*heard, Destination.ENDPOINTS) if endpoints else heard

@@ -22,7 +22,7 @@ from service.clock import Clock
 from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter, CommitOutcome, Committed, NewBooking
 from service.domain.appointment import Appointment, render
-from service.domain.event import EventType, heard_by
+from service.domain.event import EventType
 from service.errors import (
     BookingError,
     GateClosed,
@@ -282,7 +282,7 @@ class Book:
             org=appointment.org,
             token=token,
             event=f"{appointment.org} {token} 1",
-            streams=heard_by(EventType.CREATED, endpoints=plan.roster.has_endpoints),
+            streams=plan.roster.heard_by(EventType.CREATED),
             answer=answer,
         )
         return self._settling.settle_soon(settlement, appointment)

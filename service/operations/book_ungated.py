@@ -23,7 +23,7 @@ from service.db.gate import CoachDays, GateStore, note_repairs
 from service.domain.appointment import Appointment, render
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, Held, Wanted
-from service.domain.event import EventType, heard_by
+from service.domain.event import EventType
 from service.errors import BookingError, InvalidRequest, OutcomeUnknown, Unavailable
 from service.metrics import Metrics
 from service.operations.caller import Caller
@@ -148,7 +148,7 @@ class BookUngated:
         for one in told:
             self._counted.inc()
             event = f"{one.appointment.org} {one.appointment.appointment_id.hex} 1"
-            streams = heard_by(EventType.CREATED, endpoints=one.plan.roster.has_endpoints)
+            streams = one.plan.roster.heard_by(EventType.CREATED)
             await self._settle.settle(Settlement(one.appointment.org, None, event, streams))
         return [results[wish.appointment_id] for wish in wishes]
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from service.db.delivery_log import Heard
 from service.db.endpoints import EndpointStore
+from service.db.rosters import RosterStore
 from service.domain.event import Destination, EventRef, EventType, heard_by
 
 ENDPOINT_STREAM = "endpoint-deliveries"
@@ -36,11 +37,19 @@ class DestinationSource(Protocol):
 
 
 class BuiltIn:
-    """The destinations every organization has, each with a stream of its name."""
+    """The destinations that nobody registers, each with a stream of its name."""
 
-    async def heard(self, org: int) -> list[Heard]:  # noqa: ARG002  the same for every organization
-        """What every organization's CRM and calendars hear of."""
-        return [Heard(destination.value, kind.value) for kind in EventType for destination in heard_by(kind)]
+    def __init__(self, rosters: RosterStore) -> None:
+        self._rosters = rosters
+
+    async def heard(self, org: int) -> list[Heard]:
+        """What the CRM and the contacts hear of, and the external calendar, if it knows the organization's coaches."""
+        calendar = await self._rosters.in_calendar(org)
+        return [
+            Heard(destination.value, kind.value)
+            for kind in EventType
+            for destination in heard_by(kind, calendar=calendar, endpoints=False)
+        ]
 
     def way(self, ref: EventRef, destination: str) -> Way | None:
         """By the stream of its name."""

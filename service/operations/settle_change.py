@@ -69,13 +69,13 @@ class SettleChange:
         """Whose streams such an event of an organization enters.
 
         A change passes no claim that would tell us of a newer roster, so Redis is asked. Where nobody can say whether
-        there are endpoints, there may be some: an event too many is looked at once and dropped.
+        there are endpoints and a calendar, there may be some: an event too many is looked at once and dropped.
         """
         try:
             roster = await self._rosters.current(org)
         except Unavailable:
-            return heard_by(kind, endpoints=True)
-        return heard_by(kind, endpoints=roster.has_endpoints)
+            return heard_by(kind, calendar=True, endpoints=True)
+        return roster.heard_by(kind)
 
     async def drop(self, before: Appointment, token: str) -> None:
         """Forget a noted release whose change was not made, because somebody else's came first.

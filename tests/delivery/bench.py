@@ -112,7 +112,6 @@ class Bench:
             all_destinations=s.destinations,
             answers=s.answers,
             roster_store=s.roster_store,
-            organization="demo",
             keeper=s.keeper,
             watch_grid=WatchGrid(s.roster_store, s.rosters, s.keeper, s.deficits, s.clock),
             apply_event=ApplyCalendarEvent(s.change, s.move, build_time_off(s)),

@@ -91,7 +91,6 @@ async def test_a_moved_appointment_is_released_under_its_old_coach_and_blocked_u
             CalendarApi(url, bench.session, 2.0),
             bench.services.deliveries,
             bench.services.roster_store,
-            organization="demo",
             attempts=12,
             chance=bench.services.chance,
         )

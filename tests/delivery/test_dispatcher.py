@@ -48,7 +48,6 @@ async def test_what_needs_no_call_does_not_use_up_the_turn_of_what_does(bench: B
             CalendarApi(calendar, bench.session, 2),
             bench.services.deliveries,
             bench.services.roster_store,
-            organization=bench.services.settings.default_organization,
             attempts=QUICK.attempts,
             chance=bench.services.chance,
         )

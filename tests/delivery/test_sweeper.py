@@ -119,6 +119,26 @@ async def test_a_commit_that_comes_late_is_not_passed_over(bench: Bench) -> None
     assert await sweeper(bench)() == 2
 
 
+async def test_the_calendar_is_not_told_of_coaches_it_does_not_know(bench: Bench) -> None:
+    """Neither by what changes nor by the sweeper, which does not look at them again later either."""
+
+    async def position() -> list[int]:
+        rows = await bench.sql(
+            "SELECT committed_in::text AS at FROM sweep_positions WHERE destination = 'calendar-blocks'"
+        )
+        return [int(row["at"]) for row in rows]
+
+    await bench.sql("UPDATE organizations SET name = 'another' WHERE org_id = $1", bench.org)
+    booked = await bench.book(3)
+    await bench.cancel(booked[0])
+    assert [sum((await waiting(bench, name)).values()) for name in ("calendar-blocks", "crm")] == [0, 4]
+    await bench.services.redis.flushall()
+    assert await sweeper(bench)() == 4
+    assert [sum((await waiting(bench, name)).values()) for name in ("calendar-blocks", "crm")] == [0, 4]
+    (row,) = await bench.sql("SELECT max(committed_in::text::bigint) AS at FROM events WHERE org_id = $1", bench.org)
+    assert [at > row["at"] for at in await position()] == [True]
+
+
 @pytest.mark.parametrize("emptied", [False, True])
 async def test_three_movers_and_three_sweepers_bring_nothing_in_twice(bench: Bench, emptied: bool) -> None:
     seen: Counter[str] = Counter()

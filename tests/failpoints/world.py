@@ -12,7 +12,7 @@ import aiohttp
 from service.app import Services
 from service.delivery.idempotency_log import IdempotencyLog
 from service.delivery.stream import GROUP
-from service.domain.event import Destination, EventType, heard_by
+from service.domain.event import Destination, heard_by
 from service.operations.accept_calendar_event import INCOMING_STREAM
 from tests.api.client import Answer, open_client
 from tests.failpoints.system import System
@@ -130,7 +130,7 @@ class World:
         return all(
             states.get((f"{event['appointment_id']}.{event['sequence']}", destination.value)) == "delivered"
             for event in events
-            for destination in heard_by(EventType(event["type"]))
+            for destination in heard_by(event["type"], calendar=True, endpoints=False)
         )
 
     async def drained(self) -> bool:

@@ -23,6 +23,7 @@ from tests.api.stack import CALM, Ended, Stack, listening
 from tests.faults.crm import Crm
 from tests.faults.postgres_wire import CommitWatch
 from tests.faults.proxy import Proxy
+from tests.faults.world import IN_CALENDAR
 from tests.servers import eventually, free_port
 
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql/15/bin")
@@ -69,6 +70,7 @@ class Machine:
             **IMPATIENT,
             DATABASE_URL=_through(self.postgres.tcp_url, self.postgres_proxy),
             REDIS_URL=_through(self.redis_server.tcp_url, self.redis_proxy),
+            DEFAULT_ORGANIZATION=IN_CALENDAR,
             CRM_WEBHOOK_URL=f"http://127.0.0.1:{self.crm_proxy.port}",
         )
         self._opened = AsyncExitStack()

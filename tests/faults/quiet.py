@@ -8,15 +8,17 @@ import time
 import asyncpg
 from redis.exceptions import RedisError
 
-from service.domain.event import EventType, heard_by
+from service.domain.event import Destination, EventType, heard_by
 from tests.api.stack import UNREPAIRED
 from tests.faults.machine import Machine
+from tests.faults.world import IN_CALENDAR
 
 _LOOK_S = 0.2
 _UNHEARD = """
 SELECT count(*) FROM events AS e
-JOIN unnest($1::text[], $2::text[]) AS h (type, destination) ON h.type = e.type
-WHERE NOT EXISTS (
+JOIN organizations AS o USING (org_id)
+JOIN unnest($1::text[], $2::text[], $3::boolean[]) AS h (type, destination, only_in_calendar) ON h.type = e.type
+WHERE (o.name = $4 OR NOT h.only_in_calendar) AND NOT EXISTS (
     SELECT FROM deliveries AS d
     WHERE d.org_id = e.org_id AND d.appointment_id = e.appointment_id AND d.sequence = e.sequence
         AND d.destination = h.destination AND d.state IN ('delivered', 'dead')
@@ -38,9 +40,13 @@ async def unfinished(machine: Machine) -> dict[str, int]:
                 found[name] = await redis.zcard(raw)
             elif name.startswith("way:"):
                 found[name] = await redis.scard(raw)
-    heard = [(kind.value, destination.value) for kind in EventType for destination in heard_by(kind)]
+    heard = [
+        (kind.value, destination.value, destination is Destination.CALENDAR)
+        for kind in EventType
+        for destination in heard_by(kind, calendar=True, endpoints=False)
+    ]
     async with machine.database() as connection:
-        found["unheard"] = await connection.fetchval(_UNHEARD, *map(list, zip(*heard, strict=True)))
+        found["unheard"] = await connection.fetchval(_UNHEARD, *map(list, zip(*heard, strict=True)), IN_CALENDAR)
         found["grid_repairs"] = await connection.fetchval(UNREPAIRED)
     return {name: count for name, count in found.items() if count}
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from aiohttp import ClientSession, ClientTimeout
 
 ORGANIZATIONS = ("north", "south")
+# Whose coaches the external calendar knows.
+IN_CALENDAR = ORGANIZATIONS[0]
 DAYS = 4
 DAILY_LIMIT = 6
 DURATION_MIN = 30

@@ -160,6 +160,13 @@ async def test_a_destination_that_came_later_is_not_asked_about_what_was_before(
     assert Counter(destination for _, destination in hearing) == {"endpoint:1": 1, "endpoint:2": 3}
 
 
+async def test_where_the_calendar_knows_nobody_nothing_is_due_to_it(bench: Bench, api: Client) -> None:
+    await bench.sql("UPDATE organizations SET name = 'another' WHERE org_id = $1", bench.org)
+    (booked,) = await bench.book(1)
+    assert [one["destination"] for one in await everything(api)] == ["crm", "notifications"]
+    assert_problem(await api("GET", f"{PATH}/{booked['appointment_id']}.1.calendar-blocks"), 404, "NOT_FOUND")
+
+
 async def test_another_organization_sees_none_of_it(bench: Bench, api: Client) -> None:
     await bench.book(3)
     page = await seen(api.with_key(READER), f"{PATH}?limit=1")

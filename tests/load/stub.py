@@ -160,7 +160,7 @@ class Stub:
         rows = [
             {"event_id": f"{name}.1", "destination": destination, "state": "delivered"}
             for name in sorted(self._rows, reverse=True)
-            for destination in ("crm", "calendar-blocks")
+            for destination in ("crm", "notifications")
         ]
         return web.json_response({"deliveries": rows, "next_cursor": None})
 

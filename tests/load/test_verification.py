@@ -103,8 +103,8 @@ class Pages(Api):
         yield {"event_id": "id-0.1", "destination": "crm", "state": "dead"}
 
 
-def states(crm: str, calendar: str = "delivered") -> dict[tuple[str, str], str]:
-    return {("id-1", "crm"): crm, ("id-1", "calendar-blocks"): calendar}
+def states(crm: str, notifications: str = "delivered") -> dict[tuple[str, str], str]:
+    return {("id-1", "crm"): crm, ("id-1", "notifications"): notifications}
 
 
 def test_deliveries_are_waited_for() -> None:
@@ -121,5 +121,5 @@ def test_what_is_under_way_when_the_time_is_over_is_not_wrong() -> None:
 def test_a_dead_delivery_and_one_that_is_missing_are_wrong() -> None:
     _, wrong = deliveries(Pages({("id-1", "crm"): "dead"}), ["id-1"], within_s=0)
     assert len(wrong) == 2
-    assert "no delivery to calendar-blocks" in wrong[0]
+    assert "no delivery to notifications" in wrong[0]
     assert "is dead" in wrong[1]

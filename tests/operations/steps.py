@@ -18,7 +18,7 @@ from service.claims.scripts import ClaimOutcome
 from service.db.appointments import Change, ChangeOutcome
 from service.db.commit import Committed, NewBooking
 from service.domain.appointment import Appointment, Status, become, render
-from service.domain.event import EventType, heard_by
+from service.domain.event import EventType
 from service.domain.grid import day_of
 from service.errors import GateClosed
 from service.operations.claiming import LOOK_AGAIN
@@ -79,7 +79,8 @@ async def commit(services: Services, claimed: Claimed) -> Committed:
 async def settle(services: Services, claimed: Claimed) -> None:
     """Settle a committed claim."""
     event = f"{claimed.plan.roster.org} {claimed.token} 1"
-    settlement = Settlement(claimed.plan.roster.org, claimed.token, event, tuple(heard_by(EventType.CREATED)))
+    roster = claimed.plan.roster
+    settlement = Settlement(roster.org, claimed.token, event, roster.heard_by(EventType.CREATED))
     await services.gate.settle(settlement)
 
 
