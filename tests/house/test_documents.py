@@ -92,10 +92,11 @@ def test_api_md_lists_the_error_codes_with_their_status(root: Path) -> None:
     assert sorted((int(row[0]), row[1].strip("`")) for row in rows) == sorted(there)
 
 
-def test_solution_md_lists_the_settings_with_default_and_unit(root: Path) -> None:
+def test_solution_md_lists_the_settings_with_default_unit_and_sentence(root: Path) -> None:
     chapter = (root / "SOLUTION.md").read_text().split("\n### Settings\n")[1].split("\n### ")[0]
-    rows = [[cell.strip("`") for cell in row[:3]] for row in table_rows(chapter) if row[0].startswith("`")]
-    assert rows == [[name, default, unit] for name, default, unit, _ in Settings.describe()]
+    rows = [row for row in table_rows(chapter) if row[0].startswith("`")]
+    told = [(name.strip("`"), default.strip("`"), unit, about) for name, default, unit, about in rows]
+    assert told == Settings.describe()
 
 
 def test_every_setting_a_document_names_exists(spoken: list[tuple[Path, str]]) -> None:
