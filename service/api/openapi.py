@@ -121,8 +121,10 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         success["content"] = {"application/json": {"schema": schemas[route.answer]}}
     elif route.path in _TEXTS:
         success["content"] = {_TEXTS[route.path]: {"schema": {"type": "string"}}}
-    if route.scope is not None:
-        named = {**_HEADERS, **(_REPLAYED if _takes_a_key(route) else {})}
+    named = {} if route.scope is None else dict(_HEADERS)
+    if route.idempotency is not None or route.signed:
+        named |= _REPLAYED
+    if named:
         success["headers"] = {
             name: {"description": about, "schema": {"type": "string"}} for name, about in named.items()
         }

@@ -127,8 +127,12 @@ class WebhookRoutes:
         if not 1 <= len(identity) <= LONGEST_ID or not identity.isprintable():
             raise InvalidRequest([(named, f"must be 1 to {LONGEST_ID} printable characters")])
         _check(event)
-        await self._tasks.run(self._accept(org, identity, event.event_type, call.body, call.correlation_id))
-        return Response(orjson.dumps({"received": True, "event_id": identity}), content_type="application/json")
+        new = await self._tasks.run(self._accept(org, identity, event.event_type, call.body, call.correlation_id))
+        return Response(
+            orjson.dumps({"received": True, "event_id": identity}),
+            headers={} if new else {"Idempotent-Replayed": "true"},
+            content_type="application/json",
+        )
 
     async def state(self, call: Call) -> Response:
         """GET /api/webhooks/events/{event_id}"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ async def test_20_at_once_are_one_event_done_once(api: Client, stack: Stack) -> 
 
     assert {(answer.status, answer.raw) for answer in answers} == {(200, answers[0].raw)}
     assert answers[0].json == {"received": True, "event_id": key}
+    assert Counter(answer.headers.get("Idempotent-Replayed") for answer in answers) == {None: 1, "true": 19}
     done = await ended(api, key)
     assert done == {
         "event_id": key,

@@ -48,6 +48,7 @@ async def test_a_signed_event_is_taken_once_under_its_webhook_id(bench: Bench, a
     headers = signed(secret, body, "msg-1")
     answers = await asyncio.gather(*(send(api, body, {**headers, "X-Idempotency-Key": "nor this"}) for _ in range(20)))
     assert {(answer.status, answer.raw) for answer in answers} == {(200, b'{"received":true,"event_id":"msg-1"}')}
+    assert sum("Idempotent-Replayed" not in answer.headers for answer in answers) == 1
     async with bench.worker():
 
         async def processed() -> bool:
