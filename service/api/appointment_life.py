@@ -55,7 +55,10 @@ class AppointmentLifeRoutes:
                     ("contact_email", "only this contact's"),
                     ("status", "one of " + ", ".join(_STATUSES)),
                     ("date", "a local date of `timezone` (UTC without): starts on that day"),
-                    ("timezone", "IANA zone of `date`, and of `from` and `to` when those are dates"),
+                    (
+                        "timezone",
+                        "IANA zone of `date`, of `from` and `to` when those are dates, and of the times shown",
+                    ),
                     ("from", "a date or a time: starts at or after it"),
                     ("to", "a date or a time: starts before it"),
                     ("limit", f"1 to {LONGEST_PAGE}, default {USUAL_PAGE}"),
@@ -98,10 +101,11 @@ class AppointmentLifeRoutes:
     async def page(self, call: Call) -> Response:
         """GET /api/appointments"""
         query = call.query
-        wanted = _filter(query, await self._rosters.current(call.who.org))
+        name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        wanted = _filter(query, name, await self._rosters.current(call.who.org))
         limit = query_integer("limit", query.get("limit", str(USUAL_PAGE)), 1, LONGEST_PAGE)
         page = await self._look_back.page(wanted, limit, query.get("cursor"))
-        rows = b",".join(render(appointment) for appointment in page.appointments)
+        rows = b",".join(render(appointment, name) for appointment in page.appointments)
         body = b'{"appointments":[' + rows + b'],"next_cursor":' + orjson.dumps(page.next_cursor) + b"}"
         return Response(body, content_type=JSON)
 
@@ -148,9 +152,11 @@ class AppointmentLifeRoutes:
         return Response(orjson.dumps({"history": rows}), content_type=JSON)
 
 
-def _filter(query: Mapping[str, str], roster: Roster) -> AppointmentFilter:
-    """The filter a query asks for. Raises InvalidRequest, or NotFound for an unknown coach or calendar."""
-    name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+def _filter(query: Mapping[str, str], name: str | None, roster: Roster) -> AppointmentFilter:
+    """The filter a query asks for, its dates those of a zone.
+
+    Raises InvalidRequest, or NotFound for an unknown coach or calendar.
+    """
     start: datetime | None = query_time("from", query["from"], name) if "from" in query else None
     end: datetime | None = query_time("to", query["to"], name) if "to" in query else None
     if "date" in query:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import orjson
 from msgspec import UNSET, UnsetType
@@ -188,9 +190,9 @@ class AppointmentRoutes:
             actor=call.who.actor,
             correlation_id=call.correlation_id,
             versions=versions_of(call.header("if-match")),
-            complete=call.completing(shown),
+            complete=call.completing(partial(shown, shown_in=zone)),
         )
-        return shown(changed)
+        return shown(changed, zone)
 
     async def get(self, call: Call) -> Response:
         """GET /api/appointments/{appointment_id}"""
@@ -216,9 +218,9 @@ class AppointmentRoutes:
         return shown(changed)
 
 
-def shown(appointment: Appointment) -> Response:
-    """The answer that shows an appointment, with its version as the entity tag."""
-    return Response(render(appointment), 200, {"ETag": etag_of(appointment.version)}, JSON)
+def shown(appointment: Appointment, shown_in: str | None = None) -> Response:
+    """The answer that shows an appointment, in the zone named if one is, with its version as the entity tag."""
+    return Response(render(appointment, shown_in), 200, {"ETag": etag_of(appointment.version)}, JSON)
 
 
 def _metadata(value: dict[str, object]) -> dict[str, object]:

@@ -83,6 +83,24 @@ async def test_each_filter_lets_through_what_it_names(api: Api, services: Servic
         assert await ids(api, query) == expected, query
 
 
+async def test_times_are_shown_in_the_zone_that_is_named_or_in_the_appointments_own(
+    api: Api, services: Services, org: int
+) -> None:
+    start = (await free_starts(services, org))[6]
+    for zone in ({}, {"timezone": "Asia/Tokyo"}):
+        body = {"calendar_id": "cal-1", "start_time": start.isoformat(), "contact_email": "ada@example.com", **zone}
+        assert (await api("POST", "/api/appointments", body))[0] == 201
+    utc = start.isoformat().replace("+00:00", "Z")
+    tokyo, new_york = (start.astimezone(ZoneInfo(name)).isoformat() for name in ("Asia/Tokyo", "America/New_York"))
+    cases = {
+        "": {"UTC": utc, "Asia/Tokyo": tokyo},
+        "?timezone=America/New_York": {"UTC": new_york, "Asia/Tokyo": new_york},
+    }
+    for query, wanted in cases.items():
+        _, page = await api("GET", f"/api/appointments{query}")
+        assert {one["timezone"]: one["start_time"] for one in page["appointments"]} == wanted
+
+
 @pytest.mark.parametrize(
     ("query", "status", "field"),
     [
