@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from service.domain.plane import plane_of
 from service.errors import SlotUnavailable
 from service.operations.keep_grid import counts_by_column, known_in, occupied_by_column, open_by_column
 from service.operations.local_rates import RateSeen
+from service.operations.rosters import grid_days
 from tests.operations import steps
 from tests.wishes import caller, free_starts, wish
 
@@ -196,6 +198,31 @@ async def test_a_claim_by_an_old_roster_is_decided_by_the_new_team(
     assert refused._value.get() == before + 1
     assert (await services.rosters.get(org)).version == old.version + 1
     assert await steps.differences(services, org) == 0
+
+
+class MovedClock:
+    """Shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.time = datetime.now(UTC)
+
+    def now(self) -> datetime:
+        """That instant."""
+        return self.time
+
+
+async def test_each_midnight_brings_the_grid_one_day_more(settings: Settings) -> None:
+    clock = MovedClock()
+    async with open_services(settings, clock=clock) as services:
+        org = await services.roster_store.organization("demo")
+        assert org is not None
+        await services.keeper.fill(org)
+        for _ in range(2):
+            last = grid_days(await services.rosters.get(org), day_of(clock.now())).stop
+            assert await services.grid.missing_days(org, range(last, last + 2)) == [last, last + 1]
+            clock.time += timedelta(days=1)
+            assert [await services.keeper.fill(org) for _ in range(2)] == [1, 0]
+            assert await services.grid.missing_days(org, range(last, last + 2)) == [last + 1]
 
 
 async def test_two_processes_that_derive_one_day_do_not_take_it_from_each_other(services: Services, org: int) -> None:
