@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime
+from zoneinfo import ZoneInfo
 
 import orjson
 
 from service.api.appointments import JSON, shown
 from service.api.endpoint import Call, Handler, Route
-from service.api.parsing import email, query_integer, query_time, query_word, timezone_name, uuid_of, versions_of
+from service.api.parsing import email, query_integer, query_time, query_word, query_zone, uuid_of, versions_of
 from service.api.response import Response
 from service.api.shapes import AppointmentHistory, AppointmentPage, AppointmentShape
 from service.db.appointments import AppointmentFilter, PastEvent
-from service.domain.appointment import Status, render, show_time
+from service.domain.appointment import Status, render_in, show_time
 from service.domain.calendar import Roster
 from service.domain.event import EventRef
 from service.domain.zones import day_bounds, zone
@@ -101,11 +102,12 @@ class AppointmentLifeRoutes:
     async def page(self, call: Call) -> Response:
         """GET /api/appointments"""
         query = call.query
-        name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        name = query_zone(query)
+        shown_in = None if name is None else ZoneInfo(name)
         wanted = _filter(query, name, await self._rosters.current(call.who.org))
         limit = query_integer("limit", query.get("limit", str(USUAL_PAGE)), 1, LONGEST_PAGE)
         page = await self._look_back.page(wanted, limit, query.get("cursor"))
-        rows = b",".join(render(appointment, name) for appointment in page.appointments)
+        rows = b",".join(render_in(appointment, shown_in) for appointment in page.appointments)
         body = b'{"appointments":[' + rows + b'],"next_cursor":' + orjson.dumps(page.next_cursor) + b"}"
         return Response(body, content_type=JSON)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
@@ -16,6 +17,7 @@ from service.api.parsing import (
     fingerprint_of,
     idempotency_key,
     instant,
+    query_zone,
     refuse_nul,
     timezone_name,
     uuid_of,
@@ -23,7 +25,7 @@ from service.api.parsing import (
 )
 from service.api.response import Response
 from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment, MoveAppointmentShape
-from service.domain.appointment import Appointment, etag_of, render
+from service.domain.appointment import Appointment, etag_of, render_in
 from service.errors import InvalidRequest
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
@@ -76,6 +78,7 @@ class AppointmentRoutes:
                 handler=self.get,
                 scope="read",
                 tag="appointments",
+                parameters=(("timezone", "IANA zone of the times in the answer"),),
                 answer=AppointmentShape,
                 if_none_match=True,
                 errors=(404,),
@@ -183,6 +186,7 @@ class AppointmentRoutes:
             notes=body.notes,
             metadata=body.metadata if isinstance(body.metadata, UnsetType) else _metadata(body.metadata),
         )
+        shown_in = None if zone is None else ZoneInfo(zone)
         changed = await self._move(
             call.who.org,
             uuid_of(call.path["appointment_id"], "appointment"),
@@ -190,17 +194,18 @@ class AppointmentRoutes:
             actor=call.who.actor,
             correlation_id=call.correlation_id,
             versions=versions_of(call.header("if-match")),
-            complete=call.completing(partial(shown, shown_in=zone)),
+            complete=call.completing(partial(shown, zone=shown_in)),
         )
-        return shown(changed, zone)
+        return shown(changed, shown_in)
 
     async def get(self, call: Call) -> Response:
         """GET /api/appointments/{appointment_id}"""
+        name = query_zone(call.query)
         found = await self._change.get(call.who.org, uuid_of(call.path["appointment_id"], "appointment"))
         etag = etag_of(found.version)
         if call.knows(etag):
             return Response(status=304, headers={"ETag": etag})
-        return shown(found)
+        return shown(found, None if name is None else ZoneInfo(name))
 
     async def cancel(self, call: Call) -> Response:
         """DELETE /api/appointments/{appointment_id} and POST …/cancel"""
@@ -218,9 +223,9 @@ class AppointmentRoutes:
         return shown(changed)
 
 
-def shown(appointment: Appointment, shown_in: str | None = None) -> Response:
-    """The answer that shows an appointment, in the zone named if one is, with its version as the entity tag."""
-    return Response(render(appointment, shown_in), 200, {"ETag": etag_of(appointment.version)}, JSON)
+def shown(appointment: Appointment, zone: ZoneInfo | None = None) -> Response:
+    """The answer that shows an appointment, its times in UTC or the zone the request names; its version is the tag."""
+    return Response(render_in(appointment, zone), 200, {"ETag": etag_of(appointment.version)}, JSON)
 
 
 def _metadata(value: dict[str, object]) -> dict[str, object]:

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from service.api.endpoint import Call, Edge, Route
-from service.api.parsing import planned_time, query_integer, query_word, timezone_name
+from service.api.parsing import planned_time, query_integer, query_word, query_zone
 from service.api.response import Response
 from service.api.shapes import AvailabilityShape
 from service.clock import Clock
@@ -145,7 +145,7 @@ class _Question(msgspec.Struct):
         """Raises InvalidRequest or NotFound."""
         calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else roster.everyone
         coach = roster.coach(query["coach_id"]) if "coach_id" in query else None
-        zone_name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        zone_name = query_zone(query)
         days = query_integer("days", query.get("days", str(DEFAULT_DAYS)), 1, MOST_DAYS)
         by_start = query_word("group_by", query.get("group_by", "coach"), ("coach", "start")) == "start"
         with_ids = query_word("include", query.get("include", ""), ("", "coaches")) == "coaches"

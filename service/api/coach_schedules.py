@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from service.api.endpoint import Call, Edge, Route
-from service.api.parsing import decode_body, refuse_nul, timezone_name
+from service.api.parsing import decode_body, query_zone, refuse_nul, timezone_name
 from service.api.people_shapes import (
     CoachDayShape,
     OverrideShape,
@@ -131,7 +131,7 @@ class CoachScheduleRoutes:
         query = call.query
         coach = roster.coach(_id(call))
         calendar = roster.calendar(query["calendar_id"]) if "calendar_id" in query else roster.everyone
-        shown = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        shown = query_zone(query)
         start, end = day_bounds(_date(query), zone(coach.timezone))
         return Response(_day(await self._find(roster, calendar, coach, start, end), shown), content_type=JSON)
 

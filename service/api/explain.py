@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from service.api.endpoint import Call, Edge, Route
-from service.api.parsing import planned_time, timezone_name
+from service.api.parsing import planned_time, query_zone
 from service.api.response import Response
 from service.domain.appointment import show_time
 from service.errors import InvalidRequest
@@ -75,7 +75,7 @@ class ExplainRoutes:
         missing = [(name, "is required") for name in ("calendar_id", "start_time") if name not in query]
         if missing:
             raise InvalidRequest(missing)
-        zone_name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        zone_name = query_zone(query)
         question = Question(
             calendar_id=query["calendar_id"],
             start_time=planned_time("start_time", query["start_time"], zone_name),

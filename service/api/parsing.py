@@ -194,6 +194,11 @@ def planned_time(field: str, text: str, timezone: str | None) -> datetime:
     return found
 
 
+def query_zone(query: Mapping[str, str]) -> str | None:
+    """The IANA zone a query names by its `timezone`, None for none. Raises InvalidRequest."""
+    return timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+
+
 def query_integer(field: str, text: str, low: int, high: int) -> int:
     """A whole number of a query string. Raises InvalidRequest."""
     if not re.fullmatch(r"-?[0-9]{1,9}", text) or not low <= int(text) <= high:

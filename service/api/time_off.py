@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from service.api.endpoint import Call, Route
-from service.api.parsing import decode_body, instant, query_time, refuse_nul, timezone_name, uuid_of
+from service.api.parsing import decode_body, instant, query_time, query_zone, refuse_nul, timezone_name, uuid_of
 from service.api.people_shapes import (
     PAGE_PARAMETERS,
     ZoneName,
@@ -176,7 +176,7 @@ class TimeOffRoutes:
     async def page(self, call: Call) -> Response:
         """GET /api/coaches/{coach_id}/time-off"""
         coach_id, query = _coach_id(call), call.query
-        name = timezone_name("timezone", query["timezone"]) if "timezone" in query else None
+        name = query_zone(query)
         start, end = (query_time(field, query[field], name) if field in query else None for field in ("from", "to"))
         most = page_size(query)
         found = await self._time_off.page(call.who.org, coach_id, start, end, most + 1, _after(query))

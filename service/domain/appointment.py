@@ -78,10 +78,13 @@ def show_time(instant: datetime | None, zone: ZoneInfo | None) -> str | None:
     return instant.astimezone(zone).isoformat()
 
 
-def render(appointment: Appointment, shown_in: str | None = None) -> bytes:
-    """The appointment as the outside sees it, in JSON; its times in the zone named, else in its own."""
-    name = shown_in or appointment.timezone
-    zone = ZoneInfo(name) if name else None
+def render(appointment: Appointment) -> bytes:
+    """The appointment as its booking and its events show it: its times in the zone it was booked with."""
+    return render_in(appointment, ZoneInfo(appointment.timezone) if appointment.timezone else None)
+
+
+def render_in(appointment: Appointment, zone: ZoneInfo | None) -> bytes:
+    """The appointment as the outside sees it, in JSON, its times in a zone; None is UTC."""
     start, end = appointment.start_time, appointment.end_time
     # Times in UTC are left to orjson, which writes them as `show_time` does: 8 instead of 12 µs for all of this.
     return orjson.dumps(

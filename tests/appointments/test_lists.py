@@ -83,22 +83,28 @@ async def test_each_filter_lets_through_what_it_names(api: Api, services: Servic
         assert await ids(api, query) == expected, query
 
 
-async def test_times_are_shown_in_the_zone_that_is_named_or_in_the_appointments_own(
-    api: Api, services: Services, org: int
-) -> None:
+async def test_times_are_in_utc_or_in_the_zone_that_the_request_names(api: Api, services: Services, org: int) -> None:
     start = (await free_starts(services, org))[6]
     for zone in ({}, {"timezone": "Asia/Tokyo"}):
         body = {"calendar_id": "cal-1", "start_time": start.isoformat(), "contact_email": "ada@example.com", **zone}
-        assert (await api("POST", "/api/appointments", body))[0] == 201
+        status, booked = await api("POST", "/api/appointments", body)
+        assert status == 201
     utc = start.isoformat().replace("+00:00", "Z")
     tokyo, new_york = (start.astimezone(ZoneInfo(name)).isoformat() for name in ("Asia/Tokyo", "America/New_York"))
+    assert booked["start_time"] == tokyo
     cases = {
-        "": {"UTC": utc, "Asia/Tokyo": tokyo},
+        "": {"UTC": utc, "Asia/Tokyo": utc},
         "?timezone=America/New_York": {"UTC": new_york, "Asia/Tokyo": new_york},
     }
     for query, wanted in cases.items():
         _, page = await api("GET", f"/api/appointments{query}")
         assert {one["timezone"]: one["start_time"] for one in page["appointments"]} == wanted
+        _, seen = await api("GET", f"/api/appointments/{booked['appointment_id']}{query}")
+        assert seen["start_time"] == wanted["Asia/Tokyo"]
+    _, cancelled = await api("DELETE", f"/api/appointments/{booked['appointment_id']}")
+    assert (cancelled["start_time"], cancelled["timezone"]) == (utc, "Asia/Tokyo")
+    status, refused = await api("GET", f"/api/appointments/{booked['appointment_id']}?timezone=Mars")
+    assert (status, refused["details"]["fields"][0]["field"]) == (400, "timezone")
 
 
 @pytest.mark.parametrize(
