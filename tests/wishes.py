@@ -7,7 +7,7 @@ from typing import Any
 
 from service.app import Services
 from service.claims.messages import Rate
-from service.domain.grid import instant_of
+from service.domain.grid import day_of, day_start, instant_of
 from service.operations.caller import Caller
 from service.operations.plan_booking import BookingRequest
 
@@ -36,8 +36,8 @@ def wish(start: datetime, calendar: str = "cal-1", person: int = 0, **more: Any)
 
 
 async def free_starts(services: Services, org: int, calendar: str = "cal-1") -> list[datetime]:
-    """The free starts of the next seven days."""
+    """The free starts of seven days from tomorrow on: of whole days, so that the time of day changes nothing."""
     roster = await services.rosters.get(org)
-    now = services.clock.now()
-    free = await services.availability(roster, roster.calendar(calendar), None, now, now + timedelta(days=7))
+    first = day_start(day_of(services.clock.now()) + 1)
+    free = await services.availability(roster, roster.calendar(calendar), None, first, first + timedelta(days=7))
     return [instant_of(cell) for cell, _ in free.rows]
