@@ -8,12 +8,13 @@ waits again.
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import asyncpg
 
-from service.db.connection import CROWDED, UNKNOWN, open_connection
+from service.db.connection import CROWDED, UNKNOWN, Database, open_connection
 from service.errors import Unavailable
 
 _LOCK = 0x626F6F6B  # "book"
@@ -82,13 +83,14 @@ async def _apply(connection: Any, number: int, name: str, sql: str) -> None:
     raise Unavailable(f"{name} was not applied: somebody has been using its tables all the time")
 
 
-async def is_migrated(url: str) -> bool:
-    """Whether every migration of this release has been applied. Raises Unavailable."""
-    connection: Any = await open_connection(url)
+async def is_migrated(database: Database) -> bool:
+    """Whether every migration of this release has been applied, and maybe more. Raises Unavailable."""
     try:
-        if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:
-            return False
-        present = {row["number"] for row in await connection.fetch("SELECT number FROM schema_migrations")}
-    finally:
-        await connection.close()
-    return present >= {number for number, _, _ in migration_files()}
+        return not await database.fetch("missing_migrations", _numbers())
+    except asyncpg.UndefinedTableError:  # nothing was ever migrated
+        return False
+
+
+@cache
+def _numbers() -> list[int]:
+    return [number for number, _, _ in migration_files()]

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.db.connection import Database
+from service.db.migrate import is_migrated
 from service.errors import Unavailable
 
 WAIT_S = 1.0
@@ -22,16 +23,16 @@ class CheckHealth:
         self._redis: Any = redis
 
     async def __call__(self) -> dict[str, str]:
-        """The state of each dependency, `up` or `down`."""
+        """The state of each dependency, `up` or `down`; of Postgres also `not migrated`."""
         postgres, redis = await asyncio.gather(self._postgres(), self._answers())
         return {"postgres": postgres, "redis": redis}
 
     async def _postgres(self) -> str:
         try:
-            await asyncio.wait_for(self._database.fetch("answers"), WAIT_S)
+            migrated = await asyncio.wait_for(is_migrated(self._database), WAIT_S)
         except (TimeoutError, Unavailable):
             return "down"
-        return "up"
+        return "up" if migrated else "not migrated"
 
     async def _answers(self) -> str:
         try:

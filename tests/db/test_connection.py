@@ -98,7 +98,7 @@ async def test_a_server_that_does_not_let_us_in_is_one_that_is_away(database_url
     await database.open()
     try:
         for asked in (
-            database.fetch("answers"),
+            database.fetch("all_organizations"),
             database.write("forget_repairs", timedelta(1)),
             open_connection(url),
             migrate(url),
@@ -118,7 +118,7 @@ async def test_what_a_statement_may_not_is_not_the_server_that_is_away(guest: st
     await database.open()
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await database.fetch("answers")
+            await database.fetch("all_organizations")
     finally:
         await database.close()
 

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from service.db import migrate as migrating
+from service.db.connection import Database
 from service.db.migrate import is_migrated, migrate, migration_files
 from service.embedded.postgres import EmbeddedPostgres
 from service.errors import Unavailable
@@ -31,14 +32,26 @@ async def empty_database(postgres_server: EmbeddedPostgres) -> AsyncIterator[str
 
 async def test_two_at_once_apply_each_migration_once_and_a_third_finds_nothing(empty_database: str) -> None:
     names = [name for _, name, _ in migration_files()]
-    assert not await is_migrated(empty_database)
     applied = await asyncio.gather(migrate(empty_database), migrate(empty_database))
     assert sorted(applied) == [[], names]
-    assert await is_migrated(empty_database)
     assert await migrate(empty_database) == []
     async with looking_into(empty_database) as sql:
         rows = await sql.fetch("SELECT number, name FROM schema_migrations ORDER BY number")
     assert [(row["number"], row["name"]) for row in rows] == [(n, name) for n, name, _ in migration_files()]
+
+
+async def test_it_is_migrated_with_all_migrations_of_this_release_whatever_a_newer_one_has(empty_database: str) -> None:
+    database = Database(empty_database)
+    await database.open()
+    assert not await is_migrated(database)
+    await migrate(empty_database)
+    assert await is_migrated(database)
+    async with looking_into(empty_database) as sql:
+        await sql.execute("INSERT INTO schema_migrations (number, name) VALUES (9999, 'of a newer release')")
+        assert await is_migrated(database)
+        await sql.execute("DELETE FROM schema_migrations WHERE number = $1", migration_files()[-1][0])
+    assert not await is_migrated(database)
+    await database.close()
 
 
 async def test_every_table_and_constraint_leads_with_the_organization(database_url: str) -> None:

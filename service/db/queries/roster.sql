@@ -4,9 +4,9 @@ SELECT org_id FROM organizations WHERE name = $1;
 -- name: all_organizations
 SELECT org_id, name FROM organizations ORDER BY org_id;
 
--- name: answers
--- Whether the schema is there and Postgres answers.
-SELECT 1 FROM organizations LIMIT 1;
+-- name: missing_migrations
+-- Which of these migrations were not applied.
+SELECT unnest($1::integer[]) AS number EXCEPT SELECT number FROM schema_migrations;
 
 -- name: roster_head
 -- Version of an organization's roster, how many columns it has, and whether anybody registered an endpoint.
