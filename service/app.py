@@ -193,6 +193,7 @@ async def open_services(
             grid=grid,
             rosters=rosters,
             roster_store=roster_store,
+            tasks=tasks,
             clock=clock,
             metrics=metrics,
         )

@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.operations.keep_deficits import KeepDeficits
 from service.operations.keep_grid import GridKeeper
 from service.operations.rosters import FURTHEST_DAYS, Rosters
+from service.operations.tracking import TrackedTasks
 
 _AT_ONCE = 200
 
@@ -41,6 +42,7 @@ class HealGrid:
         grid: GridStore,
         rosters: Rosters,
         roster_store: RosterStore,
+        tasks: TrackedTasks,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -51,6 +53,7 @@ class HealGrid:
         self._grid = grid
         self._rosters = rosters
         self._roster_store = roster_store
+        self._tasks = tasks
         self._clock = clock
         self._repairing: dict[tuple[int, int], tuple[frozenset[int], asyncio.Task[None]]] = {}
         self._repaired = metrics.grid_repairs
@@ -111,7 +114,8 @@ class HealGrid:
                 await asyncio.shield(task)
                 return
             await asyncio.wait({task})
-        task = asyncio.ensure_future(self._repair(repair))
+        # Who asked may be stopped: what is under way ends before the connections it needs are closed.
+        task = self._tasks.begin(self._repair(repair))
         self._repairing[place] = (frozenset(repair.numbers), task)
         task.add_done_callback(lambda _: self._repairing.pop(place, None))
         await asyncio.shield(task)

@@ -13,10 +13,11 @@ from uuid import UUID
 import orjson
 import pytest
 
-from service.app import Services
+from service.app import Services, open_services
 from service.claims.connection import PoolBusy
 from service.claims.messages import Release
 from service.claims.scripts import ReleaseOutcome
+from service.config import Settings
 from service.db.appointments import Change, ChangeOutcome
 from service.domain.appointment import Appointment
 from service.domain.event import EventType
@@ -227,3 +228,30 @@ async def test_who_comes_during_a_repair_is_repaired_after_it_all_at_once(
     go_on.set()
     await asyncio.gather(first, *others)
     assert len(began) == 2
+
+
+async def test_a_stop_waits_for_the_repair_that_is_under_way(
+    settings: Settings, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go on without the connections it needs, and what it fails with would be an error nobody looks at."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+    async with open_services(settings) as services:
+        await eventually(lambda: not services.breaker.behind, what="the start")
+        repair = services.keeper.repair
+
+        async def held_up(*arguments: Any) -> Any:
+            began.set()
+            await go_on.wait()
+            return await repair(*arguments)
+
+        monkeypatch.setattr(services.keeper, "repair", held_up)
+        await sql.execute(
+            "INSERT INTO grid_repairs (org_id, coach_no, first_day, last_day)"
+            " VALUES (1, 0, current_date + 1, current_date + 1)"
+        )
+        healing = asyncio.ensure_future(services.heal())
+        await began.wait()
+        healing.cancel()
+        await asyncio.wait({healing})
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+    assert await sql.fetchval("SELECT count(*) FROM grid_repairs WHERE repaired_at IS NULL") == 0
