@@ -169,7 +169,7 @@ class Settings:
         1,
         _integer(1, 1024),
         "shards",
-        "Into how many hash tags organizations are spread; fixed at installation, more than 1 only with a cluster.",
+        "Into how many hash tags organizations are spread; fixed at installation, 1 until a cluster can be used.",
     )
     default_organization: str = _setting(
         "DEFAULT_ORGANIZATION",
