@@ -53,7 +53,8 @@ class SettleChange:
         self._rosters = rosters
         self._tasks = tasks
         self._metrics = metrics
-        # What Redis could not be told; whatever is lost of it, the sweeper and the reconciler find.
+        # What Redis could not be told, and whose coach-days may have to be put right then; whatever is lost of it, the
+        # sweeper and the reconciler find.
         self._late: deque[tuple[Settlement, Appointment | None]] = deque(maxlen=MOST_LATE)
         self._telling = asyncio.Lock()
         self._telling_again = False
@@ -80,9 +81,10 @@ class SettleChange:
     async def drop(self, before: Appointment, token: str) -> None:
         """Forget a noted release whose change was not made, because somebody else's came first.
 
-        What they freed may have been taken for ours meanwhile by a repair that saw the note: it is looked at again.
+        What they freed may have been taken for ours meanwhile by a repair that saw the note: it is looked at again,
+        and once more when Redis could only be told to forget the note after that.
         """
-        await self.settle(Settlement(before.org, token, None, ()))
+        await self._tell(Settlement(before.org, token, None, ()), before)
         await self.repair(before)
 
     async def free(self, release: Release, *places: Appointment) -> None:
@@ -163,10 +165,13 @@ class SettleChange:
 
     async def settle(self, settlement: Settlement) -> None:
         """Tell Redis of a committed change, now or when it can be told again."""
+        await self._tell(settlement, None)
+
+    async def _tell(self, settlement: Settlement, place: Appointment | None) -> None:
         try:
             await self._gate.settle(settlement)
         except Unavailable as problem:
-            self._put_off(settlement, None, problem)
+            self._put_off(settlement, place, problem)
 
     def settle_soon(self, settlement: Settlement, booked: Appointment) -> asyncio.Future[None]:
         """Tell Redis of a committed booking in a moment, as `settle` does; done when it was told or put off.
@@ -187,11 +192,11 @@ class SettleChange:
         self._gate.settle_soon(settlement, told)
         return ended
 
-    def _put_off(self, settlement: Settlement, booked: Appointment | None, problem: BaseException) -> None:
+    def _put_off(self, settlement: Settlement, place: Appointment | None, problem: BaseException) -> None:
         self._metrics.unsettled.inc()
         if not self._late:  # the first of an outage stands for all
             _log.warning("changes not settled", settled_event=settlement.event, error=str(problem))
-        self._late.append((settlement, booked))
+        self._late.append((settlement, place))
         if not self._telling_again:
             self._telling_again = True
             self._tasks.begin(self._tell_again())
@@ -216,10 +221,11 @@ class SettleChange:
             while self._late:
                 some = list(islice(self._late, TOLD_AT_ONCE))
                 outcomes = await asyncio.gather(*(self._gate.settle(settlement) for settlement, _ in some))
-                for (_, booked), outcome in zip(some, outcomes, strict=True):
+                for (settlement, place), outcome in zip(some, outcomes, strict=True):
                     self._late.popleft()
-                    if booked is not None and outcome is SettleOutcome.ABSENT:
-                        self._tasks.begin(self.repair(booked))
+                    # Of a booking only when its claim was lost; of a note that was forgotten, whatever came of it.
+                    if place is not None and (outcome is SettleOutcome.ABSENT or settlement.event is None):
+                        self._tasks.begin(self.repair(place))
 
 
 def placement_of(appointment: Appointment) -> Placement:

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from service.app import Services
+from service.claims.connection import PoolBusy
 from service.claims.messages import Release
 from service.claims.scripts import ReleaseOutcome
 from service.db.appointments import Change, ChangeOutcome
@@ -216,6 +217,37 @@ async def test_a_note_of_a_cancellation_that_came_second_leaves_nothing_taken(
     await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
     assert await held(services, org, booked.start_time) == [False]
     assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_note_that_redis_could_not_be_told_to_forget_at_once_leaves_nothing_taken(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    """The repair that follows still sees the note of the one that came second, and takes its time for taken."""
+    change, settle = services.appointments.change, services.gate._scripts.settle_claim
+    second, refused = list[bool](), list[bool]()
+
+    async def race(wanted: Change) -> ChangeOutcome:
+        if not second:
+            second.append(True)
+            await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+        return await change(wanted)
+
+    async def busy(names: Any, ttl_ms: int, items: list[Any]) -> Any:
+        if not refused and any(token and not event for token, event, *_ in items):
+            refused.append(True)
+            raise PoolBusy("no connection")
+        return await settle(names, ttl_ms, items)
+
+    monkeypatch.setattr("service.operations.settle_change.TOLD_AGAIN_S", 0.01)
+    monkeypatch.setattr(services.appointments, "change", race)
+    monkeypatch.setattr(services.gate._scripts, "settle_claim", busy)
+    await services.change.cancel(org, booked.appointment_id, reason=None, **WHO)
+    await services.tasks.drain(10)  # Redis is told
+    await services.tasks.drain(10)  # and its grid repaired
+    assert refused
+    assert await services.grid.pending() == {}
+    assert await held(services, org, booked.start_time) == [False]
     assert await steps.differences(services, org) == 0
 
 
