@@ -208,9 +208,10 @@ class SettleChange:
                 await asyncio.sleep(TOLD_AGAIN_S)
                 try:
                     await self.tell_late()
-                except GateClosed:
-                    return
                 except Unavailable as problem:
+                    if isinstance(problem, GateClosed) and self._gate.behind:
+                        self.fall_behind()  # whoever catches up tells this first, also when that was done already
+                        return
                     _log.info("changes not settled yet", error=problem.message)
         finally:
             self._telling_again = False

@@ -12,9 +12,11 @@ from uuid import UUID
 
 import orjson
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.app import Services, open_services
 from service.claims.connection import PoolBusy
+from service.claims.lateness import Lateness
 from service.claims.messages import Release
 from service.claims.scripts import ReleaseOutcome
 from service.config import Settings
@@ -129,25 +131,36 @@ async def test_a_move_that_was_given_up_is_not_committed_any_more(
     assert await steps.differences(services, org) == 0
 
 
-async def test_what_redis_could_not_be_told_for_a_moment_it_is_told_in_the_next(
-    services: Services, org: int, monkeypatch: Any
+class Late(Lateness):
+    """A process that is late, and so does not blame Redis for an answer that did not come in time."""
+
+    @property
+    def is_late(self) -> bool:
+        """It is."""
+        return True
+
+
+@pytest.mark.parametrize("problem", [PoolBusy("no connection"), RedisTimeout("no answer")], ids=["busy", "late"])
+async def test_what_redis_could_not_be_told_for_a_moment_it_is_told_soon_once_and_no_more(
+    services: Services, org: int, monkeypatch: Any, problem: Exception
 ) -> None:
-    settle = services.gate._scripts.settle_claim
-    refused: list[bool] = []
+    settle, asked = services.gate._scripts.settle_claim, list[int]()
 
-    async def busy(*given: Any) -> Any:
-        if not refused:
-            refused.append(True)
-            raise PoolBusy("no connection")
-        return await settle(*given)
+    async def not_now(names: Any, ttl_ms: int, items: list[Any]) -> Any:
+        asked.append(len(items))
+        if len(asked) <= 3:
+            raise problem
+        return await settle(names, ttl_ms, items)
 
-    monkeypatch.setattr(services.gate._scripts, "settle_claim", busy)
-    await book(services, org)
-
-    async def settled() -> bool:
-        return bool(refused) and not await services.grid.pending()
-
-    await eventually(settled, what="the settlement")
+    monkeypatch.setattr("service.operations.settle_change.TOLD_AGAIN_S", 0.01)
+    monkeypatch.setattr(services.breaker, "_lateness", Late())
+    monkeypatch.setattr(services.gate._scripts, "settle_claim", not_now)
+    appointment = await book(services, org)
+    await services.gate.drain()
+    await services.tasks.drain(10)
+    assert asked == [1] * 4, "three times in vain, then once"
+    assert await services.grid.pending() == {}
+    assert await steps.announced(services) == [f"{org} {appointment.appointment_id.hex} 1"]
     assert services.breaker.closed
 
 
