@@ -241,6 +241,86 @@ async def test_an_unknown_outcome_goes_on_with_the_same_operation_and_a_refusal_
     assert fourth != first
 
 
+async def test_what_is_answered_without_an_answer_to_keep_leaves_the_key_free(org: int, once: CarryOutOnce) -> None:
+    key, done = uuid4().hex, list[Any]()
+
+    async def work(hold: KeyHold) -> int:
+        done.append(hold.operation)
+        return len(done)
+
+    for number, fingerprint in enumerate("ab", 1):
+        assert await once(KeyedRequest(org, key, fingerprint * 32), work, lambda _: None) == number
+    assert await once(KeyedRequest(org, key, "c" * 32), work, lambda _: ANSWER) == 3
+    assert len(set(done)) == 3
+
+
+@pytest.mark.parametrize("attempts", [4, 1], ids=["for a moment", "all along"])
+@pytest.mark.parametrize("problem", [Unavailable("away"), OutcomeUnknown("lost")])
+async def test_an_answer_that_cannot_be_kept_is_not_given(
+    org: int, once: CarryOutOnce, monkeypatch: pytest.MonkeyPatch, attempts: int, problem: Exception
+) -> None:
+    """Unless it is known that it was kept a repeat could be told something else."""
+    request, complete = KeyedRequest(org, uuid4().hex, "a" * 32), once._records.complete
+    tried, operations = [0], set[UUID]()
+
+    async def not_yet(completion: Completion) -> bool:
+        tried[0] += 1
+        if tried[0] == 1:
+            raise problem
+        return await complete(completion)
+
+    async def work(hold: KeyHold) -> int:
+        operations.add(hold.operation)
+        return tried[0]
+
+    monkeypatch.setattr("service.operations.carry_out_once._ATTEMPTS", attempts)
+    monkeypatch.setattr(once._records, "complete", not_yet)
+    if attempts > 1:
+        assert await once(request, work, lambda _: ANSWER) == 0
+    else:
+        with pytest.raises(OutcomeUnknown):
+            await once(request, work, lambda _: ANSWER)
+        # Its hold was left: the same request goes on at once, by the same operation.
+        assert await once(request, work, lambda _: ANSWER) == 1
+    assert await once(request, work, lambda _: ANSWER) == Replay(ANSWER)
+    assert (tried[0], len(operations)) == (2, 1)
+
+
+async def test_who_was_taken_over_while_it_worked_gives_the_answer_that_is_kept(org: int, once: CarryOutOnce) -> None:
+    request = KeyedRequest(org, uuid4().hex, "a" * 32)
+    theirs = FinalAnswer(200, {"ETag": '"v2"'}, b"[]")
+
+    async def work(hold: KeyHold) -> None:
+        await once._records.leave(hold)
+        other = await once._records.begin(org, request.key, hold.fingerprint, uuid4(), 60)
+        assert other is not None
+        assert await once._records.complete(Completion(other, theirs))
+
+    for _ in range(2):
+        assert await once(request, work, lambda _: ANSWER) == Replay(theirs)
+
+
+async def test_a_mark_is_freed_when_the_key_is_and_not_before(
+    org: int, once: CarryOutOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who met a free mark and a held key would wait for nobody."""
+    request, free, held = KeyedRequest(org, uuid4().hex, "a" * 32), once._records.free, list[MarkOutcome]()
+
+    async def look(hold: KeyHold) -> None:
+        held.append((await once._marks.begin(org, Mark(request.key, request.fingerprint, uuid4().hex)))[0])
+        await free(hold)
+
+    async def work(_: KeyHold) -> None:
+        raise SlotUnavailable("taken")
+
+    monkeypatch.setattr(once._records, "free", look)
+    with pytest.raises(SlotUnavailable):
+        await once(request, work, lambda _: ANSWER)
+    assert held == [MarkOutcome.IN_PROGRESS]
+    begun = await once._marks.begin(org, Mark(request.key, request.fingerprint, uuid4().hex))
+    assert begun[0] is MarkOutcome.BEGUN
+
+
 async def test_a_secret_is_shown_once_and_kept_nowhere(services: Services, api: Client, sql: Any) -> None:
     secret, key = f"whsec_{uuid4().hex}", uuid4().hex
 
