@@ -20,6 +20,7 @@ from service.claims.breaker import GateBreaker, Trip
 from service.claims.connection import PoolBusy, ServerChanged
 from service.claims.lateness import Lateness
 from service.claims.server import RedisServer, Seen
+from service.db.appointments import Change, ChangeOutcome
 from service.db.commit import CommitOutcome
 from service.db.gate import Repair
 from service.domain.appointment import Appointment
@@ -528,4 +529,40 @@ async def test_a_move_that_is_fenced_repairs_what_it_was_fenced_for_and_is_made(
     assert (moved.start_time, moved.coach_id) == (there.start_time, "coach-3")
     assert services.metrics.fenced_commits._value.get() == 1
     assert await services.gate_store.waiting() == 0
+    assert await steps.differences(services, org) == 0
+
+
+async def test_a_move_that_did_not_see_a_booking_made_without_redis_is_fenced_after_its_repair_too(
+    services: Services, without: Services, org: int
+) -> None:
+    """It may have been the last of its day, and what is repaired no note shows any more."""
+    starts = await free_starts(services, org)
+    first = await booked(services, org, starts[40], coach_id="coach-3")
+    change, outcomes = services.appointments.change, list[ChangeOutcome]()
+
+    async def late(wanted: Change) -> ChangeOutcome:
+        if not outcomes:
+            await booked(without, org, starts[40] + timedelta(hours=1), coach_id="coach-3", person=1)
+            assert await services.heal() == 1
+        outcomes.append(await change(wanted))
+        return outcomes[-1]
+
+    there = MoveWish(start_time=starts[40] + timedelta(minutes=30))
+    with patch.object(services.appointments, "change", late):
+        moved = await services.move(org, first.appointment_id, there, actor="tests", correlation_id="corr-1")
+    assert outcomes == [ChangeOutcome.STALE, ChangeOutcome.DONE]
+    assert (moved.start_time, moved.coach_id, moved.version) == (there.start_time, "coach-3", 2)
+    assert await steps.differences(services, org) == 0
+
+
+async def test_who_is_fenced_because_the_epoch_is_over_has_the_grid_looked_at(services: Services, org: int) -> None:
+    """Somebody began the next in Postgres, and died before Redis heard of it."""
+    start = (await free_starts(services, org))[40]
+    await eventually(lambda: not services.breaker.behind, what="the start")
+    _, server = await services.gate_store.epoch()
+    over = await services.gate_store.renew(server or "") - 1
+    assert services.breaker.epoch == over
+    assert (await booked(services, org, start, coach_id="coach-3")).coach_id == "coach-3"
+    await eventually(lambda: not services.breaker.behind, what="Redis asked again")
+    assert services.breaker.epoch == (await services.gate_store.epoch())[0] > over
     assert await steps.differences(services, org) == 0
