@@ -314,6 +314,31 @@ async def test_its_own_unfinished_move_does_not_send_it_to_another_coach(
     assert await services.grid.pending() == {}
 
 
+async def test_its_own_move_that_ends_while_it_looks_does_not_send_it_to_another_coach_either(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    """The claim met what that one held; by the look at what is pending it is over."""
+    with monkeypatch.context() as patch:
+        patch.setattr(services.appointments, "change", AsyncMock(side_effect=OutcomeUnknown("lost")))
+        with pytest.raises(OutcomeUnknown):
+            await services.move(org, booked.appointment_id, later(booked), **WHO)
+    await steps.expire_pending(services)
+    is_moving, looks = services.move._is_moving, list[int]()
+
+    async def look(before: Appointment, token: UUID) -> bool:
+        looks.append(len(await services.grid.pending()))
+        if len(looks) == 2:
+            assert await services.reconcile() == 1
+        return await is_moving(before, token)
+
+    monkeypatch.setattr(services.move, "_is_moving", look)
+    moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert (moved.column, moved.version) == (booked.column, 2)
+    assert looks == [2, 2], "another coach's time is not kept while it waits"
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+
+
 async def test_a_cancellation_before_the_claim_of_a_move_leaves_nothing_taken(
     services: Services, org: int, booked: Appointment, monkeypatch: Any
 ) -> None:

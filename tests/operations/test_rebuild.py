@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
@@ -131,6 +132,13 @@ async def test_overlaps_that_no_constraint_kept_out_are_found(services: Services
         assert (await sql.fetchrow(statement("count_overlaps"), org))["overlaps"] == 2
     finally:
         await transaction.rollback()
+
+
+@pytest.mark.parametrize("wrong", ["overlaps", "differences", "deficit_sum", "deficit_differences"])
+def test_each_kind_of_disagreement_alone_is_one(wrong: str) -> None:
+    found = Findings("demo", overlaps=0, differences=0, unknown_days=7, deficit_sum=0, deficit_differences=0)
+    assert found.holds
+    assert not replace(found, **{wrong: 1}).holds
 
 
 async def test_each_difference_found_is_counted(services: Services, org: int) -> None:

@@ -15,7 +15,7 @@ from service.app import Services
 from service.claims.scripts import ReleaseOutcome
 from service.db.commit import CommitOutcome
 from service.domain.appointment import Status
-from service.errors import SlotUnavailable
+from service.errors import SlotUnavailable, Unavailable
 from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest
 from tests.operations import steps
@@ -170,6 +170,43 @@ async def test_a_release_whose_cancellation_never_came_is_dropped_and_frees_noth
     assert await steps.differences(services, org) == 0
     assert await steps.announced(services) == before
     assert (await services.change.get(org, appointment.appointment_id)).status is Status.SCHEDULED
+
+
+async def test_a_note_that_is_dropped_leaves_nothing_taken_of_a_cancellation_that_came_first(
+    services: Services, org: int, request_of_4: BookingRequest
+) -> None:
+    """A repair meanwhile saw the note, and took its time for taken."""
+    appointment = await services.change.get(org, await _booked(services, org, request_of_4))
+    await steps.note_release(services, appointment)
+    await services.change.cancel(org, appointment.appointment_id, reason=None, actor="tests", correlation_id="corr-1")
+    await services.keeper.repair(org, [appointment.column], [appointment.local_day])
+    assert not await _free(services, org, appointment.start_time)
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await _free(services, org, appointment.start_time)
+    assert await steps.differences(services, org) == 0
+
+
+async def test_one_that_cannot_be_ended_keeps_no_other_waiting(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, bury, refused = await free_starts(services, org), services.appointments.bury_claim, list[UUID]()
+    for number in range(2):
+        await steps.claim(services, org, wish(starts[20], person=number))
+
+    async def refuse_one(of: int, token: UUID, *place: Any) -> bool:
+        if not refused:
+            refused.append(token)
+            raise Unavailable("away")
+        return await bury(of, token, *place)
+
+    await steps.expire_pending(services)
+    monkeypatch.setattr(services.appointments, "bury_claim", refuse_one)
+    assert await services.reconcile() == 1
+    assert list(await services.grid.pending()) == [one.hex for one in refused]
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
 
 
 async def test_a_token_consumed_twice_frees_nothing_of_whoever_came_after(

@@ -6,26 +6,28 @@ Nobody looks again once the token is gone: what a repair wrongly took for taken 
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID
 
 import orjson
 import pytest
+from msgspec.structs import replace
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from service.app import Services, open_services
 from service.claims.connection import PoolBusy
 from service.claims.lateness import Lateness
-from service.claims.messages import Release
-from service.claims.scripts import ReleaseOutcome
+from service.claims.messages import Release, Settlement
+from service.claims.scripts import ReleaseOutcome, SettleOutcome
 from service.config import Settings
 from service.db.appointments import Change, ChangeOutcome
 from service.domain.appointment import Appointment
-from service.domain.event import EventType
-from service.errors import GateClosed, StateConflict
+from service.domain.event import EventType, heard_by
+from service.errors import GateClosed, StateConflict, Unavailable
 from service.operations.local_rates import RateSeen
-from service.operations.settle_change import placement_of
+from service.operations.settle_change import coach_days_of, placement_of
 from tests.operations import steps
 from tests.operations.test_move import WHO, died, held, later
 from tests.servers import eventually
@@ -107,6 +109,28 @@ async def test_killed_when_it_has_released_a_move_the_reconciler_leaves_nothing_
     assert await steps.differences(services, org) == 0
 
 
+@pytest.mark.parametrize("minutes", [120, 24 * 60 * 7])
+async def test_a_repair_while_the_reconciler_ends_a_move_leaves_nothing_taken(
+    services: Services, org: int, booked: Appointment, minutes: int, monkeypatch: Any
+) -> None:
+    """It sees the token, which is about to go, and takes for taken what that stands for."""
+    await services.gate.drain()
+    await services.keeper.fill(org)
+    await died(services, booked, later(booked, minutes), "before the commit", monkeypatch)
+    await steps.expire_pending(services)
+    release = services.gate.release
+
+    async def repaired_before(wanted: Release) -> ReleaseOutcome:
+        await services.keeper.repair(org, [booked.column], [part.day for part in wanted.placement.segments()])
+        return await release(wanted)
+
+    monkeypatch.setattr(services.gate, "release", repaired_before)
+    assert await services.reconcile() == 1
+    assert await services.grid.pending() == {}
+    assert await held(services, org, booked.start_time + timedelta(minutes=minutes)) == [False]
+    assert await steps.differences(services, org) == 0
+
+
 async def test_a_move_that_was_given_up_is_not_committed_any_more(
     services: Services, org: int, booked: Appointment, monkeypatch: Any
 ) -> None:
@@ -164,6 +188,40 @@ async def test_what_redis_could_not_be_told_for_a_moment_it_is_told_soon_once_an
     assert services.breaker.closed
 
 
+async def test_told_by_two_at_once_nothing_is_forgotten_that_came_meanwhile(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    """Whoever finds Redis back tells it, and so does who could not tell it for a moment."""
+    settle, gate, told, go_on = services.reconcile._settle, services.gate, list[str | None](), asyncio.Event()
+
+    async def slowly(settlement: Settlement) -> SettleOutcome:
+        told.append(settlement.event)
+        await go_on.wait()
+        return SettleOutcome.ABSENT
+
+    monkeypatch.setattr(settle, "_telling_again", True)
+    for number in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(gate, "settle", AsyncMock(side_effect=Unavailable("busy")))
+            await settle.settle(Settlement(org, None, f"event {number}", ()))
+        if number == 1:
+            monkeypatch.setattr(gate, "settle", slowly)
+            both = [asyncio.ensure_future(settle.tell_late()) for _ in range(2)]
+            await eventually(lambda: len(told) >= 2, what="two being told")
+    go_on.set()
+    await asyncio.gather(*both)
+    assert told == ["event 0", "event 1", "event 2"]
+
+
+async def test_where_nobody_can_say_whether_there_are_webhook_endpoints_there_may_be_some(
+    services: Services, org: int, monkeypatch: Any
+) -> None:
+    settle = services.reconcile._settle
+    assert await settle.streams(org, EventType.CREATED) == heard_by(EventType.CREATED, endpoints=False)
+    monkeypatch.setattr(services.rosters, "current", AsyncMock(side_effect=Unavailable("away")))
+    assert await settle.streams(org, EventType.CREATED) == heard_by(EventType.CREATED, endpoints=True)
+
+
 async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
     services: Services, org: int, booked: Appointment, monkeypatch: Any
 ) -> None:
@@ -178,7 +236,9 @@ async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
 
     async def look(wanted: Release) -> ReleaseOutcome:
         if not wanted.frees:
-            seen.extend(await held(services, org, booked.start_time))
+            seen.extend(await held(services, org, booked.start_time, wanted.placement.starts_at))
+            # Somebody else's repair takes for taken what the token still stands for.
+            await services.keeper.repair(org, [booked.column], [wanted.local_day])
         return await release(wanted)
 
     await services.gate.drain()
@@ -186,7 +246,11 @@ async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
     monkeypatch.setattr(gate, "release", look)
     with pytest.raises(StateConflict):
         await services.move(org, booked.appointment_id, later(booked, 120), **WHO)
-    assert seen == [False], "the cancelled time was taken again"
+    assert seen == [False, False], (
+        "the cancelled time was taken again, or the other not put right before its token went"
+    )
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
 
 
 async def miscount(services: Services, org: int, column: int, day: int) -> None:
@@ -203,6 +267,10 @@ async def test_the_date_a_time_counts_on_is_put_right_with_its_cells(
     date = booked.local_day + 1
     await miscount(services, org, booked.column, date)
     await services.reconcile._settle.repair_days(org, booked.column, placement_of(booked), date)
+    assert await steps.differences(services, org) == 0
+    await miscount(services, org, booked.column, date)
+    await services.gate_store.note(coach_days_of(replace(booked, local_day=date)))
+    assert await services.heal() == 1
     assert await steps.differences(services, org) == 0
 
 
