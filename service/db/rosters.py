@@ -181,6 +181,10 @@ class RosterStore:
             if coach.active and (chosen is None or coach.column in chosen)
         }
 
+    async def columns_to_repair(self, org: int) -> set[int]:
+        """The columns with days that were changed without the grid and are not put right there yet."""
+        return {row["coach_no"] for row in await self._database.fetch("columns_to_repair", org)}
+
     async def day_source(
         self, roster: Roster, day: int, columns: Sequence[int] | None = None, changes: Sequence[tuple[str, str]] = ()
     ) -> DaySource:

@@ -202,9 +202,10 @@ class GridKeeper:
                 return found
         raise Unavailable(f"coach-day {roster.org}:{day}:{column} kept changing while it was looked at")
 
-    async def check_day(self, org: int, day: int, *, write: bool) -> Differences:
+    async def check_day(self, org: int, day: int, *, write: bool, unnoted: bool = False) -> Differences:
         """Compare a whole day with Postgres and look closer at the coaches that seem to differ (and repair them).
 
+        `unnoted`: only at those of whom nobody noted that something changed without the grid and is to be repaired.
         Cheap where all is well: one read of each side. The closer look is the script's, which knows what is pending.
         """
         roster = await self._rosters.get(org)
@@ -227,6 +228,8 @@ class GridKeeper:
         for plane, cells in zip(planes, expected, strict=True):
             differing = differing_columns(plane, plane_of(cells, roster.width), roster.width)
             suspects.update(column for column in differing if column in limits)
+        if unnoted and suspects:
+            suspects -= await self._store.columns_to_repair(org)
         found = await self.repair(org, sorted(suspects), [day], write=write)
         self._differences.inc(found.total)
         return found

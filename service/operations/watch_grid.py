@@ -43,7 +43,7 @@ class WatchGrid:
         if not self._left:
             return 0
         org, day = self._left.pop()
-        found = (await self._keeper.check_day(org, day, write=True)).total
+        found = (await self._keeper.check_day(org, day, write=True, unnoted=True)).total
         if found:
             _log.warning("grid repaired", org=org, day=day, differences=found)
         if not any(other == org for other, _ in self._left) and not await self._store.has_many_live(org):

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from service.app import Services
+from service.db.gate import CoachDays
 from service.db.statements import statement, statements
 from service.domain.assignment import Considered, unpack_considered
 from service.domain.calendar import Roster
@@ -172,6 +173,20 @@ async def test_the_watch_finds_and_repairs_a_difference_within_one_sweep(service
     watch = WatchGrid(services.roster_store, services.rosters, services.keeper, services.deficits, services.clock)
     days = await services.rebuild.steps()
     assert sum([await watch() for _ in range(days)]) == 1
+    assert (await look(services)).holds
+
+
+async def test_what_is_noted_to_be_repaired_is_no_difference_to_the_watch(services: Services, org: int) -> None:
+    """Busy times are committed a moment before the grid shows them: nobody is to be alarmed by that."""
+    await services.keeper.fill(org)
+    day = day_of(services.clock.now()) + 9
+    for column in (3, 4):
+        await services.redis.setbit(services.shards.of(org).occupied(org, day), (100 * 4) * 8 + column, 1)
+    await services.gate_store.note(CoachDays(org, 3, day, day))
+    watch = WatchGrid(services.roster_store, services.rosters, services.keeper, services.deficits, services.clock)
+    assert sum([await watch() for _ in range(await services.rebuild.steps())]) == 1
+    assert not (await look(services)).holds
+    assert await services.heal() == 1
     assert (await look(services)).holds
 
 

@@ -28,6 +28,9 @@ GROUP BY org_id, coach_no
 ORDER BY min(repair_id)
 LIMIT $3;
 
+-- name: columns_to_repair
+SELECT DISTINCT coach_no FROM grid_repairs WHERE org_id = $1 AND repaired_at IS NULL;
+
 -- name: repairs_made
 -- The grid shows them now: claims made since then may be committed. One note a range of days is enough from here on.
 WITH made AS (
