@@ -15,6 +15,8 @@ import msgspec
 from multidict import CIMultiDictProxy
 from yarl import URL
 
+from tests.servers import eventually
+
 PROBLEM_FIELDS = {"status", "title", "error", "message", "details", "correlation_id", "timestamp"}
 RATE_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
@@ -107,6 +109,19 @@ def booking(start: str, calendar: str = "cal-1", person: int = 0, **more: Any) -
 async def all_at_once(calls: Iterable[Any]) -> list[Answer]:
     """The answers of requests made at the same time."""
     return await asyncio.gather(*calls)
+
+
+async def until_redis_is_asked(api: Client) -> None:
+    """Wait until every process asks Redis: one that was idle learns only by its next request that it was emptied.
+
+    Until then it counts for itself, and books without claims.
+    """
+
+    async def asked() -> bool:
+        await all_at_once(api("GET", "/api/availability?days=1") for _ in range(20))
+        return (await api.series())["booking_gates_closed"] == 0
+
+    await eventually(asked, what="every process asking Redis")
 
 
 def assert_problem(answer: Answer, status: int, error: str) -> dict[str, Any]:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.api.client import RATE_HEADERS, Client, all_at_once, assert_problem, assert_rate_headers, booking
+from tests.api.client import (
+    RATE_HEADERS,
+    Client,
+    all_at_once,
+    assert_problem,
+    assert_rate_headers,
+    booking,
+    until_redis_is_asked,
+)
 from tests.api.stack import RATE_WINDOW_MS, Stack
 from tests.servers import eventually
 
@@ -23,6 +31,7 @@ async def at_the_start_of_a_window(limited: Client) -> None:
 
 
 async def test_the_101st_request_of_a_window_is_refused_and_the_next_window_goes_on(api: Client, stack: Stack) -> None:
+    await until_redis_is_asked(api)
     limited = api.with_key("test-key-123")
     await at_the_start_of_a_window(limited)
 
