@@ -17,7 +17,7 @@ from functools import partial
 from redis.asyncio import Redis
 
 from service.claims.breaker import GateBreaker, Trip
-from service.claims.connection import connect, refuse_eviction
+from service.claims.connection import connect, refuse_eviction, refuse_other_nodes
 from service.claims.gate import Gate
 from service.claims.grid import GridStore
 from service.claims.keys import Shards
@@ -340,6 +340,7 @@ async def _open_redis(settings: Settings, known: KnownServer, stack: AsyncExitSt
     looking = connect(url, timeout_s=timeout_s, connections=2)
     for client in (redis, claiming, looking):
         stack.push_async_callback(client.aclose)
+    await refuse_other_nodes(looking)
     await _check_eviction(looking)
     return redis, claiming, looking
 

@@ -186,5 +186,22 @@ async def refuse_eviction(redis: Any) -> str | None:
     return None
 
 
+async def refuse_other_nodes(redis: Any) -> None:
+    """Raise ConfigurationError when the server is one of several nodes of a cluster: keys of the others it refuses.
+
+    The service would do without Redis for good and deliver nothing. A server that does not say is taken for one alone.
+    """
+    try:
+        answer: Any = await redis.execute_command("CLUSTER", "INFO")
+    except (RedisError, OSError):  # no node of a cluster, or not there yet
+        return
+    values = dict(line.split(":", 1) for line in _text(answer).split() if ":" in line)
+    nodes = values.get("cluster_size", "1")
+    if int(nodes) > 1:
+        raise ConfigurationError(
+            f"REDIS_URL: the server is one of {nodes} nodes of a cluster; only one alone can be used"
+        )
+
+
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)

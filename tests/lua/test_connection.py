@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import uvloop
@@ -13,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.claims.connection import PoolBusy, connect, refuse_eviction
+from service.claims.connection import PoolBusy, connect, refuse_eviction, refuse_other_nodes
 from service.claims.keys import Shards
 from service.claims.server import RedisServer
 from service.errors import ConfigurationError
@@ -186,6 +187,21 @@ async def test_a_server_that_evicts_keys_is_refused_by_the_setting(
             assert await refuse_eviction(client) is None
     finally:
         await client.config_set(*(part for item in before.items() for part in item))
+
+
+@pytest.mark.parametrize(("nodes", "refused"), [(1, False), (3, True)])
+async def test_one_of_several_nodes_of_a_cluster_is_refused(nodes: int, refused: bool) -> None:
+    said = f"cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_known_nodes:6\r\ncluster_size:{nodes}\r\n"
+    node = AsyncMock(**{"execute_command.return_value": said.encode()})
+    if refused:
+        with pytest.raises(ConfigurationError, match="REDIS_URL: the server is one of 3 nodes"):
+            await refuse_other_nodes(node)
+    else:
+        await refuse_other_nodes(node)
+
+
+async def test_a_server_alone_is_not_refused_for_other_nodes(client: Any) -> None:
+    await refuse_other_nodes(client)
 
 
 async def test_a_server_that_does_not_let_us_ask_what_it_evicts_is_warned_of(client: Any, redis_url: str) -> None:
