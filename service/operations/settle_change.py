@@ -70,7 +70,7 @@ class SettleChange:
         """Whose streams such an event of an organization enters.
 
         A change passes no claim that would tell us of a newer roster, so Redis is asked. Where nobody can say whether
-        there are endpoints and a calendar, there may be some: an event too many is looked at once and dropped.
+        there are endpoints and a calendar, there may be some: an event too many is looked at and dropped.
         """
         try:
             roster = await self._rosters.current(org)

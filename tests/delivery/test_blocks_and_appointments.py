@@ -22,6 +22,7 @@ from service.operations.local_rates import RateSeen
 from service.operations.plan_move import MoveWish
 from service.outside.calendar_api import CalendarApi
 from tests.delivery.bench import Bench, Recorder
+from tests.delivery.test_sweeper import sweeper
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
@@ -289,3 +290,19 @@ async def test_only_coaches_the_calendar_knows_are_blocked(bench: Bench) -> None
     async with serving(build_calendar(Behaviour.calm())) as calendar, bench.worker(calendar=calendar):
         await eventually(states(bench, "delivered", "delivered"), what="two deliveries")
         assert (await bench.get(f"{calendar}/blocks"))["blocks"] == []
+
+
+async def test_what_the_calendar_was_not_told_of_holds_nothing_up_that_came_later(bench: Bench) -> None:
+    """It came to know the organization later. Else it is an older release that enqueued only what it changed itself."""
+    await bench.sql("UPDATE organizations SET name = 'another' WHERE org_id = $1", bench.org)
+    moved, cancelled = await bench.book(2)
+    await sweeper(bench)()
+    await bench.sql("UPDATE organizations SET name = 'demo' WHERE org_id = $1", bench.org)
+    roster = await bench.services.rosters.get(bench.org)
+    await bench.services.rosters.refresh(bench.org, roster)
+    start = (await free_starts(bench.services, bench.org))[-1]
+    await move(bench, moved, start)
+    await bench.cancel(cancelled)
+    async with serving(build_calendar(Behaviour.calm())) as calendar, bench.worker(calendar=calendar):
+        await eventually(states(bench, "delivered", "delivered"), what="two deliveries")
+        assert await live(bench, calendar) == [start]

@@ -1,7 +1,7 @@
 -- name: load_events
 -- Committed events by (organization, appointment, sequence), and whether an earlier event of the same appointment is
--- still to be delivered to the destination. An endpoint ($6) hears of what was committed after it subscribed. A replay is
--- `outdated` where the destination was to hear of something later too.
+-- still to be delivered to the destination: one that the sweeper passed by never is. An endpoint ($6) hears of what was
+-- committed after it subscribed. A replay is `outdated` where the destination was to hear of something later too.
 SELECT
     e.org_id, e.appointment_id, e.sequence, e.type, e.occurred_at, e.actor, e.correlation_id, e.reason, e.data,
     d.state AS delivery_state, d.last_error AS delivery_error, coalesce(d.attempts, 0) AS attempts,
@@ -25,6 +25,16 @@ SELECT
                 SELECT 1 FROM deliveries AS pd
                 WHERE pd.org_id = p.org_id AND pd.appointment_id = p.appointment_id AND pd.sequence = p.sequence
                     AND pd.destination = $4 AND pd.state IN ('delivered', 'dead')
+            )
+            AND (
+                p.committed_in >= coalesce(
+                    (SELECT committed_in FROM sweep_positions WHERE org_id = p.org_id AND destination = $4), '0'::xid8
+                )
+                OR EXISTS (
+                    SELECT 1 FROM deliveries AS pd
+                    WHERE pd.org_id = p.org_id AND pd.appointment_id = p.appointment_id AND pd.sequence = p.sequence
+                        AND pd.destination = $4
+                )
             )
     ) AS must_wait
 FROM unnest($1::integer[], $2::uuid[], $3::integer[]) AS w (org_id, appointment_id, sequence)
