@@ -14,7 +14,7 @@ from service.api.parsing import email, query_integer, query_time, query_word, qu
 from service.api.response import Response
 from service.api.shapes import AppointmentHistory, AppointmentPage, AppointmentShape
 from service.db.appointments import AppointmentFilter, PastEvent
-from service.domain.appointment import Status, render_in, show_time
+from service.domain.appointment import Status, in_utc, render_in, show_time
 from service.domain.calendar import Roster
 from service.domain.event import EventRef
 from service.domain.zones import day_bounds, zone
@@ -192,7 +192,7 @@ def _day(field: str, text: str, name: str) -> tuple[datetime, datetime]:
 
 
 def _event(event: PastEvent, ref: EventRef, roster: Roster) -> dict[str, object]:
-    after = orjson.loads(event.data)
+    after = orjson.loads(in_utc(event.data))
     shown: dict[str, object] = {
         "event_id": ref.event_id,
         "sequence": event.sequence,

@@ -17,7 +17,7 @@ from service.api.people_shapes import LARGEST_PAGE, USUAL_PAGE, page_size
 from service.api.response import Response
 from service.api.shapes import AppointmentShape
 from service.db.feed import BEGINNING, EventFeed, Place
-from service.domain.appointment import show_time
+from service.domain.appointment import in_utc, show_time
 from service.domain.event import Event, EventType
 from service.errors import InvalidRequest
 
@@ -122,7 +122,7 @@ def _shown(event: Event) -> dict[str, Any]:
         "actor": event.actor,
         "correlation_id": event.correlation_id,
         "reason": event.reason,
-        "data": {"appointment": orjson.Fragment(event.data)},
+        "data": {"appointment": orjson.Fragment(in_utc(event.data))},
     }
 
 

@@ -69,6 +69,14 @@ class Appointment(msgspec.Struct, frozen=True, kw_only=True):
     considered: int
 
 
+class _Times(msgspec.Struct, frozen=True):
+    start_time: str
+    end_time: str
+
+
+_TIMES = msgspec.json.Decoder(_Times)
+
+
 def show_time(instant: datetime | None, zone: ZoneInfo | None) -> str | None:
     """RFC 3339: UTC with `Z`, or with the zone's offset where one is named."""
     if instant is None:
@@ -113,6 +121,17 @@ def render_in(appointment: Appointment, zone: ZoneInfo | None) -> bytes:
         },
         option=orjson.OPT_UTC_Z,
     )
+
+
+def in_utc(data: bytes) -> bytes:
+    """An appointment as `render` wrote it, its times in UTC and all else as it is."""
+    times = _TIMES.decode(data)
+    if not times.start_time.endswith("Z"):
+        for name, text in (("start_time", times.start_time), ("end_time", times.end_time)):
+            utc = show_time(datetime.fromisoformat(text), None)
+            # The first of them: what contacts and metadata say comes in strings, where quotes are escaped, or later.
+            data = data.replace(f'"{name}":"{text}"'.encode(), f'"{name}":"{utc}"'.encode(), 1)
+    return data
 
 
 def etag_of(version: int) -> str:

@@ -101,6 +101,10 @@ async def test_times_are_in_utc_or_in_the_zone_that_the_request_names(api: Api, 
         assert {one["timezone"]: one["start_time"] for one in page["appointments"]} == wanted
         _, seen = await api("GET", f"/api/appointments/{booked['appointment_id']}{query}")
         assert seen["start_time"] == wanted["Asia/Tokyo"]
+    _, past = await api("GET", f"/api/appointments/{booked['appointment_id']}/history")
+    _, feed = await api("GET", f"/api/events?appointment_id={booked['appointment_id']}")
+    for kept in (past["history"][0]["appointment"], feed["events"][0]["data"]["appointment"]):
+        assert (kept["start_time"], kept["timezone"]) == (utc, "Asia/Tokyo")
     _, cancelled = await api("DELETE", f"/api/appointments/{booked['appointment_id']}")
     assert (cancelled["start_time"], cancelled["timezone"]) == (utc, "Asia/Tokyo")
     status, refused = await api("GET", f"/api/appointments/{booked['appointment_id']}?timezone=Mars")

@@ -10,7 +10,7 @@ import msgspec
 import orjson
 import pytest
 
-from service.domain.appointment import LIVE, Appointment, Status, become, confirm, etag_of, render
+from service.domain.appointment import LIVE, Appointment, Status, become, confirm, etag_of, in_utc, render, render_in
 from service.errors import StateConflict
 
 NOW = datetime(2026, 7, 1, 8, 0, 0, 123_456, tzinfo=UTC)
@@ -99,6 +99,19 @@ def test_confirming_sets_the_time_and_keeps_it_scheduled() -> None:
 
 def test_all_but_the_cancelled_and_the_void_hold_their_time() -> None:
     assert set(Status) - LIVE == {Status.CANCELLED, Status.VOID}
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo", "America/St_Johns"])
+def test_of_what_an_event_keeps_the_times_alone_are_put_in_utc(zone: str | None) -> None:
+    shown = '","start_time":"2026-07-03T01:30:00+09:00'
+    booked = msgspec.structs.replace(
+        SCHEDULED,
+        timezone=zone,
+        contact_name=shown,
+        notes=shown,
+        metadata={"start_time": "2026-07-03T01:30:00+09:00", "n": 2**63},
+    )
+    assert in_utc(render(booked)) == render_in(booked, None)
 
 
 def test_an_entity_tag_names_the_version() -> None:
