@@ -79,16 +79,12 @@ _HEARD_BY: dict[str, tuple[Destination, ...]] = {
 }
 
 
+@cache
 def heard_by(event_type: str, *, calendar: bool, endpoints: bool) -> tuple[Destination, ...]:
     """The destinations that must hear of such an event of an organization.
 
     `calendar`: the external calendar knows its coaches; `endpoints`: it has registered some. Who hears of a word of a
     newer release only that one knows, and finds it undelivered.
     """
-    return _heard_by(event_type, calendar, endpoints)
-
-
-@cache
-def _heard_by(event_type: str, calendar: bool, endpoints: bool) -> tuple[Destination, ...]:
     heard = tuple(one for one in _HEARD_BY.get(event_type, ()) if calendar or one is not Destination.CALENDAR)
     return (*heard, Destination.ENDPOINTS) if endpoints else heard

@@ -294,13 +294,18 @@ async def test_a_lost_answer_to_a_move_is_asked_for_again(
     assert await steps.differences(services, org) == 0
 
 
-async def test_its_own_unfinished_move_does_not_send_it_to_another_coach(
-    services: Services, org: int, booked: Appointment, monkeypatch: Any
-) -> None:
+async def leave_a_move_unfinished(services: Services, org: int, booked: Appointment, monkeypatch: Any) -> None:
+    """A move to `later` whose commit was never made and whose answer was lost; its claim stays."""
     with monkeypatch.context() as patch:
         patch.setattr(services.appointments, "change", AsyncMock(side_effect=OutcomeUnknown("lost")))
         with pytest.raises(OutcomeUnknown):
             await services.move(org, booked.appointment_id, later(booked), **WHO)
+
+
+async def test_its_own_unfinished_move_does_not_send_it_to_another_coach(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    await leave_a_move_unfinished(services, org, booked, monkeypatch)
     asked = asyncio.ensure_future(services.move(org, booked.appointment_id, later(booked), **WHO))
     await steps.expire_pending(services)
 
@@ -318,10 +323,7 @@ async def test_its_own_move_that_ends_while_it_looks_does_not_send_it_to_another
     services: Services, org: int, booked: Appointment, monkeypatch: Any
 ) -> None:
     """The claim met what that one held; by the look at what is pending it is over."""
-    with monkeypatch.context() as patch:
-        patch.setattr(services.appointments, "change", AsyncMock(side_effect=OutcomeUnknown("lost")))
-        with pytest.raises(OutcomeUnknown):
-            await services.move(org, booked.appointment_id, later(booked), **WHO)
+    await leave_a_move_unfinished(services, org, booked, monkeypatch)
     await steps.expire_pending(services)
     is_moving, looks = services.move._is_moving, list[int]()
 

@@ -149,7 +149,7 @@ async def test_a_claim_that_did_not_see_a_booking_made_without_redis_is_fenced(
     claimed = await steps.claim(services, org, wish(start + timedelta(hours=2), coach_id="coach-3"))
     await booked(without, org, start, coach_id="coach-3")
     if dropped:
-        # As when a roster with wider rows is published: there is nothing to repair.
+        # As when a roster with wider rows is published, which raises its revision: there is nothing to repair.
         await services.grid.forget_days(org, range(day_of(start) - 1, day_of(start) + 3))
         await services.redis.hincrby(services.shards.of(org).roster(org), "revision", 1)  # type: ignore[misc]
     # The claim stands, and the grid is repaired beside it: it must not be committed even now.
