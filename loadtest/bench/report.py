@@ -23,9 +23,10 @@ B7 and B11, which book next to nothing; while bookings are measured everything r
 pgbench with a plain INSERT of the row that a booking has, at a coach and start that nobody has, because that is the
 fastest way to write row by row. At half of the rate (B9) both are asked at random times of that rate, whatever the
 answers do, and a latency counts from when its request was due, also where that had to wait for a connection. What a
-booking costs there is counted until three seconds after the last. Each booking is due three deliveries, to a CRM and a
-calendar that take their time and to the contact, and at these rates most of them are made later: B8 and B9 hold what
-was made meanwhile, of these bookings or earlier ones, and show how much of it a booking.
+booking costs there is counted until three seconds after the last. Each booking is due two deliveries, to a CRM that
+takes its time and to the contact (the external calendar does not know these organizations), and at these rates most of
+them are made later: B8 and B9 hold what was made meanwhile, of these bookings or earlier ones, and show how much of it
+a booking.
 
 After every load the bookings in Postgres are counted. wrk cuts up to 64 requests off when its time is over, and each of
 those may have booked: rows must be at least the 201s counted, and at most 64 more. No two appointments of a coach
