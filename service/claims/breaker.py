@@ -42,6 +42,28 @@ class Trip(StrEnum):
     SUSPECT = "suspect"
 
 
+class _Patience:
+    """Ends a call `timeout_s` after it began, unless this process is late: then it looks again as much later.
+
+    A function would refer to itself, and hold the call's task and contexts until the collector finds them.
+    """
+
+    __slots__ = ("_lateness", "_limit", "_timeout_s", "timer")
+
+    def __init__(self, limit: asyncio.Timeout, timeout_s: float, lateness: Lateness) -> None:
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self._lateness = lateness
+        self.timer = asyncio.get_running_loop().call_later(timeout_s, self._look)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._lateness.is_late:
+            self.timer = loop.call_later(self._timeout_s, self._look)
+        else:
+            self._limit.reschedule(loop.time())
+
+
 class GateBreaker:
     """Open (Redis is not asked) until the grid is known to be right, and again from the first fault on.
 
@@ -115,22 +137,13 @@ class GateBreaker:
         if self._epoch is None:
             call.close()
             raise GateClosed("Redis is not asked at the moment")
-        loop = asyncio.get_running_loop()
         with self.watching():
             async with asyncio.timeout(None) as limit:
-
-                def look() -> None:
-                    nonlocal timer
-                    if self._lateness.is_late:
-                        timer = loop.call_later(self._timeout_s, look)
-                    else:
-                        limit.reschedule(loop.time())
-
-                timer = loop.call_later(self._timeout_s, look)
+                patience = _Patience(limit, self._timeout_s, self._lateness)
                 try:
                     return await call
                 finally:
-                    timer.cancel()
+                    patience.timer.cancel()
 
     @contextmanager
     def asking(self) -> Generator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,6 +120,15 @@ async def test_what_was_answered_in_time_is_not_looked_after_any_longer() -> Non
     await asyncio.sleep(0.05)
     assert complaints == []
     assert breaker.closed
+
+
+async def test_a_call_leaves_nothing_to_the_collector() -> None:
+    breaker = GateBreaker()
+    breaker.close(1)
+    gc.collect()
+    for _ in range(20):
+        await breaker.ask(asyncio.sleep(0))
+    assert gc.collect() < 20
 
 
 async def test_a_process_is_late_until_it_has_kept_up_for_half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
