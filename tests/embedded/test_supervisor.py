@@ -158,6 +158,7 @@ def test_a_signal_during_the_callers_own_work_breaks_it_off(tmp_path: Path) -> N
             await asyncio.sleep(60)
         reached.append("the end of the migrations")
 
+    before = signal.getsignal(signal.SIGTERM)
     began = time.monotonic()
     with Supervisor() as supervisor:
         supervisor.start(child)
@@ -166,7 +167,7 @@ def test_a_signal_during_the_callers_own_work_breaks_it_off(tmp_path: Path) -> N
     assert reached == []
     assert time.monotonic() - began < LONGEST_STOP_S
     assert processes_on(tmp_path) == []
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_error_between_two_stages_stops_what_runs_and_is_not_hidden(tmp_path: Path) -> None:
