@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -104,7 +105,9 @@ def test_children_that_refuse_to_end_are_killed_after_their_grace_all_within_ten
     assert processes_on(tmp_path) == []
 
 
-def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itself() -> None:
+def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[float] = []
 
     class Endless(Child):
@@ -112,38 +115,38 @@ def test_every_stage_gets_its_turn_within_ten_seconds_when_nothing_ends_by_itsel
             asked.append(timeout_s)
             yield from super().stopping(0.0)
 
+    # A clock of the test's own, by which each stage takes half a second.
+    monkeypatch.setattr("service.supervisor.time", SimpleNamespace(monotonic=lambda: 100 + len(asked) / 2))
     with Supervisor() as supervisor:
         for name in ("a", "b", "c"):
             supervisor.start(Endless(name, ["sleep", "600"], os.environ))
     # What a stage leaves unused the next may take, but 2 s are kept for each stage after it.
-    assert 4.5 < asked[0] <= 5
-    assert 6 < asked[1] <= 7
-    assert 8 < asked[2] <= 9
+    assert asked == [5.0, 6.5, 8.0]
 
 
-def test_another_ctrl_c_kills_at_once_but_the_same_one_delivered_twice_does_not(tmp_path: Path) -> None:
+def test_another_ctrl_c_kills_at_once_but_the_same_one_delivered_twice_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ready, ended = tmp_path / "ready", tmp_path / "ended"
-    # Takes a second to end properly, as a server draining its requests does.
-    drains = f"trap 'sleep 1; touch {ended}; exit 0' TERM; touch {ready}; while :; do sleep 0.02; done"
 
-    def stop(*after_s: float) -> float:
+    def stopped_properly(*, same_within_s: float, drains_s: float) -> bool:
+        """Whether a child that takes so long to end, as a server draining its requests does, came to its end.
+
+        Told to stop, it is who presses Ctrl-C again, so that this comes in the middle.
+        """
+        monkeypatch.setattr("service.supervisor._ANOTHER_CTRL_C_S", same_within_s)
         ready.unlink(missing_ok=True)
-        ended.unlink(missing_ok=True)
-        timers = [threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)) for delay in after_s]
+        end = f"kill -INT {os.getpid()}; sleep {drains_s}; touch {ended}; exit 0"
+        child = _shell("draining", f"trap '{end}' TERM; touch {ready}; while :; do sleep 0.02; done", tmp_path, 8.0)
         with Supervisor() as supervisor:
-            supervisor.start(_shell("draining", drains, tmp_path))
+            supervisor.start(child)
             supervisor.run(until=ready.exists, timeout_s=60)
-            for timer in timers:
-                timer.start()
+            os.kill(os.getpid(), signal.SIGINT)
             supervisor.run()
-        for timer in timers:
-            timer.join()
-        return time.monotonic()
+        return ended.exists()
 
-    stop(0.0, 0.05)
-    assert ended.exists()
-    stop(0.0, 0.6)
-    assert not ended.exists()
+    assert not stopped_properly(same_within_s=0.0, drains_s=4.0)
+    assert stopped_properly(same_within_s=60.0, drains_s=0.3)
     assert processes_on(tmp_path) == []
 
 
