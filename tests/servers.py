@@ -5,23 +5,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
+import random
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 # What may pass between a signal and the end of everything (the contract's word).
 LONGEST_STOP_S = 10.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - `mkdtemp` makes the folder in it ours
+# Below those that the kernel gives to whoever asks for any: between the look and the listening nobody gets one of them.
+_FIRST_PORT, _AFTER_LAST_PORT = 10_000, 32_768
+
+
+def ports_of_this_process() -> Iterator[int]:
+    """Each once before any comes again; of processes that test beside each other no two have one in common."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = list(range(_FIRST_PORT + number, _AFTER_LAST_PORT, beside))
+    random.shuffle(ports)
+    return cycle(ports)
+
+
+_PORTS = ports_of_this_process()
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of the loopback that nobody listens on, and that is given to nobody else."""
+    while True:
+        port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def eventually(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from service.embedded import EmbeddedRedis
 from service.errors import Unavailable
 from service.supervisor import Supervisor
 from tests.embedded.conftest import REDIS_BINARIES, processes_on, wait_for
+from tests.servers import free_port
 
 
 @pytest.fixture(params=REDIS_BINARIES, ids=lambda path: path.name if path else "wheel")
@@ -131,7 +131,7 @@ def test_a_start_that_cannot_be_says_what_the_log_says(server: EmbeddedRedis) ->
 
 def test_one_node_of_a_cluster_has_every_slot_again_after_a_restart(tmp_path: Path) -> None:
     servers = [
-        EmbeddedRedis(tmp_path / str(number), binary=binary, cluster=True, tcp_port=_free_port())
+        EmbeddedRedis(tmp_path / str(number), binary=binary, cluster=True, tcp_port=free_port())
         for number, binary in enumerate(REDIS_BINARIES)
     ]
     with Supervisor() as supervisor:  # a node takes two seconds until it serves: side by side
@@ -148,12 +148,6 @@ def test_one_node_of_a_cluster_has_every_slot_again_after_a_restart(tmp_path: Pa
                 assert info["cluster_slots_ok"] == "16384"
                 with pytest.raises(ResponseError, match="same slot"):
                     connection.mget("a", "b")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def test_a_cluster_without_a_port_is_refused(tmp_path: Path) -> None:

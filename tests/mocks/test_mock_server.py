@@ -16,17 +16,13 @@ from aiohttp import web
 from service.config import Settings
 from service.errors import ConfigurationError
 from service.mocks.server import ALL, run_mocks, serving
-from tests.servers import LONGEST_STOP_S
+from tests.servers import LONGEST_STOP_S, free_port
 
 pytestmark = pytest.mark.asyncio
 
 
 def settings(**more: str) -> Settings:
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-        for sock in (a, b, c):
-            sock.bind(("127.0.0.1", 0))
-        ports = [str(sock.getsockname()[1]) for sock in (a, b, c)]
-    environment = dict(zip(("CALENDAR_PORT", "CRM_PORT", "AUTH_PORT"), ports, strict=True))
+    environment = {name: str(free_port()) for name in ("CALENDAR_PORT", "CRM_PORT", "AUTH_PORT")}
     return Settings.from_environment({**environment, "MOCK_DELAY_SCALE": "0", "MOCK_SEED": "1", **more})
 
 

@@ -1,0 +1,25 @@
+"""No two servers of the tests are given one port, and none has one that the kernel may give to somebody else."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from tests.servers import free_port, ports_of_this_process
+
+
+def test_no_port_is_given_twice() -> None:
+    ports = [free_port() for _ in range(1000)]
+    assert len(set(ports)) == 1000
+    # From here on Linux gives them to whoever asks for any.
+    assert max(ports) < 32_768
+
+
+def test_tests_that_run_beside_each_other_have_no_port_in_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
+    shares: list[set[int]] = []
+    for number in range(3):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{number}")
+        shares.append(set(islice(ports_of_this_process(), 7_000)))
+    assert len(set.union(*shares)) == 3 * 7_000
