@@ -118,6 +118,8 @@ async def test_deliveries_and_streams_are_shown(api: Client) -> None:
                 name = f'booking_stream_{figure}{{stream="{stream}"}}'
                 if now[name]:
                     left[name] = now[name]
+        # Other files leave an event there that cannot be applied, if they have their turn at this system before.
+        left.pop('booking_stream_dead{stream="calendar-events"}', None)
         return now[delivered] >= before + 5 and not left
 
     try:
