@@ -22,23 +22,23 @@ _SLOW_COMMIT = """
 CREATE SEQUENCE commits;
 CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF nextval('commits') = 1 THEN PERFORM pg_sleep({seconds}); END IF;
+    IF nextval('commits') = 1 THEN PERFORM {what}; END IF;
     RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON appointments DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION dawdle();
 """
-_COMMITTING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+_WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = $1 AND datname = current_database()"
 
 
-async def _committing_pid(sql: Any) -> int:
+async def _who_waits(sql: Any, what_for: str) -> int:
     found: list[int] = []
 
-    async def sleeping() -> bool:
-        found[:] = [row["pid"] for row in await sql.fetch(_COMMITTING)]
+    async def waiting() -> bool:
+        found[:] = [row["pid"] for row in await sql.fetch(_WAITING, what_for)]
         return bool(found)
 
-    await eventually(sleeping, what="a commit under way")
+    await eventually(waiting, what=f"a commit that waits: {what_for}")
     return found[0]
 
 
@@ -47,13 +47,16 @@ async def test_a_commit_cut_in_the_middle_is_written_again_and_exactly_once(data
     killed = how == "the server is killed"
     batch = [booking(MONDAY + timedelta(hours=n), key=f"key-{n}") for n in range(5)]
     async with committing(database_url) as (committer, sizes), looking_into(database_url) as sql:
-        await sql.execute(_SLOW_COMMIT.format(seconds=30 if killed else 0.4))
+        await sql.execute(_SLOW_COMMIT.format(what="pg_sleep(30)" if killed else "pg_advisory_xact_lock(1)"))
+        await sql.execute("SELECT pg_advisory_lock(1)")
         answers = asyncio.gather(*(committer.commit(one) for one in batch))
-        pid = await _committing_pid(sql)
+        pid = await _who_waits(sql, "PgSleep" if killed else "advisory")
         if killed:
             assert await sql.fetchval("SELECT pg_terminate_backend($1)", pid)
         else:
             committer._connection.terminate()
+            await _who_waits(sql, "transactionid")  # the second attempt, for the first
+            await sql.execute("SELECT pg_advisory_unlock(1)")
         outcomes = [answer.outcome for answer in await answers]
         rows = await sql.fetch("SELECT appointment_id, idempotency_key FROM appointments")
         events = await sql.fetchval("SELECT count(*) FROM events")
