@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -30,13 +30,29 @@ class _Calls:
         return items
 
 
-async def test_what_comes_one_after_another_is_one_call() -> None:
+@pytest.fixture
+async def forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the loop's clock, which stands still from now on however long the machine takes, by so many seconds."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+
+    def move(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: now)
+    return move
+
+
+async def test_what_comes_one_after_another_is_one_call(forward: Callable[[float], None]) -> None:
     calls = _Calls()
     batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=0.05, enough=5)
     answers: list[asyncio.Future[int]] = []
     for number in range(3):
         answers.append(batcher.submit(number))
         await asyncio.sleep(0)  # a turn of the loop, which is all that a batch waits for elsewhere
+    assert calls.batches == []
+    forward(0.05)
     assert await asyncio.gather(*answers) == [0, 1, 2]
     assert calls.batches == [[0, 1, 2]]
 
@@ -106,19 +122,20 @@ async def test_enough_that_came_during_a_call_follows_it_at_once() -> None:
     assert calls.batches == [[0, 1], [2, 3, 4]]
 
 
-async def test_too_little_that_came_during_a_call_is_gathered_again() -> None:
+async def test_too_little_that_came_during_a_call_is_gathered_again(forward: Callable[[float], None]) -> None:
     calls = _Calls()
     calls.held = asyncio.Event()
     batcher: Batcher[int, int] = Batcher(calls, most=10, gathering_s=0.02, enough=2)
     first = [batcher.submit(number) for number in (0, 1)]
-    await asyncio.sleep(0.01)
+    await eventually(lambda: calls.batches == [[0, 1]], every_s=0, what="the call")
     left = batcher.submit(2)
     calls.held.set()
     await asyncio.gather(*first)
     await asyncio.sleep(0)
     assert calls.batches == [[0, 1]]
-    await batcher.drain()
-    assert left.result() == 2
+    forward(0.02)
+    assert await left == 2
+    assert calls.batches == [[0, 1], [2]]
 
 
 async def test_no_call_has_more_than_the_most_and_no_more_are_made_at_a_time_than_there_are_lanes() -> None:
