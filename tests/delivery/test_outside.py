@@ -22,8 +22,11 @@ from service.outside.breaker import Breaker, BreakerState
 from service.outside.calendar_api import AlreadyBlocked, Blocked, CalendarApi, NotDone, Released
 from service.outside.http import Attempt, attempt
 from tests.delivery.bench import NOWHERE, Recorder, answering
+from tests.servers import eventually
 
 Answer = Callable[[web.Request], Any]
+# For what is answered at once, however long the machine stands still.
+PATIENT_S = 60.0
 
 
 class MovedTime:
@@ -66,13 +69,13 @@ DEEP = b'{"x":' + b"[" * 1015
 
 async def test_an_answer_that_is_nested_too_deep_says_nothing(session: aiohttp.ClientSession) -> None:
     async with serving(replying(503, body=DEEP)) as url:
-        made = await attempt(session, "POST", url, body={}, timeout_s=2)
+        made = await attempt(session, "POST", url, body={}, timeout_s=PATIENT_S)
     assert (made.status, made.retry_after_ms, made.json()) == (503, None, {})
     async with serving(replying(200, body=DEEP)) as url:
         with pytest.raises(Unavailable):
-            await AuthService(url, session, 2).validate("secret-key")
+            await AuthService(url, session, PATIENT_S).validate("secret-key")
         with pytest.raises(Unavailable):
-            await CalendarApi(url, session, 2).settings("coach-1")
+            await CalendarApi(url, session, PATIENT_S).settings("coach-1")
 
 
 async def test_a_redirect_is_not_followed(session: aiohttp.ClientSession) -> None:
@@ -83,7 +86,7 @@ async def test_a_redirect_is_not_followed(session: aiohttp.ClientSession) -> Non
         return web.Response(status=307, headers={"Location": "/elsewhere"})
 
     async with serving(answering(reply)) as url:
-        made = await attempt(session, "POST", f"{url}/here", body={}, timeout_s=2)
+        made = await attempt(session, "POST", f"{url}/here", body={}, timeout_s=PATIENT_S)
     assert visited == ["/here"]
     assert made.status == 307
     assert not made.succeeded
@@ -95,7 +98,7 @@ async def test_proxies_of_the_environment_are_not_used(
 ) -> None:
     monkeypatch.setenv("http_proxy", NOWHERE)
     async with serving(replying(204)) as url:
-        assert (await attempt(session, "GET", url, timeout_s=2)).status == 204
+        assert (await attempt(session, "GET", url, timeout_s=PATIENT_S)).status == 204
 
 
 async def test_silence_ends_at_the_timeout(session: aiohttp.ClientSession) -> None:
@@ -121,8 +124,8 @@ async def test_an_endless_answer_is_cut_off(session: aiohttp.ClientSession) -> N
             await response.write(b"x" * 4096)
 
     async with serving(answering(pour)) as url:
-        refused = await attempt(session, "GET", f"{url}/400", timeout_s=5, most_bytes=10_000)
-        answered = await attempt(session, "GET", f"{url}/200", timeout_s=5, most_bytes=10_000)
+        refused = await attempt(session, "GET", f"{url}/400", timeout_s=PATIENT_S, most_bytes=10_000)
+        answered = await attempt(session, "GET", f"{url}/200", timeout_s=PATIENT_S, most_bytes=10_000)
     assert (refused.status, len(refused.body)) == (400, 10_000)
     assert len(refused.why) < 1100
     assert answered.status is None
@@ -142,8 +145,8 @@ async def test_an_answer_that_breaks_off_counts_where_nobody_reads_it(
         return response
 
     async with serving(answering(break_off)) as url:
-        unread = await attempt(session, "POST", url, timeout_s=5, cut=True)
-        read = await attempt(session, "POST", url, timeout_s=5)
+        unread = await attempt(session, "POST", url, timeout_s=PATIENT_S, cut=True)
+        read = await attempt(session, "POST", url, timeout_s=PATIENT_S)
     assert (unread.status, unread.body) == (status, b"thank you")
     assert (read.status, read.why) == (None, "no connection: ClientPayloadError")
 
@@ -156,15 +159,21 @@ async def test_an_answer_without_an_end_counts_where_nobody_reads_it(session: ai
         await asyncio.sleep(60)
         return response
 
-    async with serving(answering(stall)) as url:
+    async def begun() -> bool:  # where the machine stands still for longer, not even that has come in time
+        nonlocal unread
         unread = await attempt(session, "POST", url, timeout_s=0.2, cut=True)
+        return bool(unread.body)
+
+    unread = Attempt(status=None)
+    async with serving(answering(stall)) as url:
+        await eventually(begun, what="the beginning of an answer")
         read = await attempt(session, "POST", url, timeout_s=0.2)
     assert (unread.status, unread.body) == (200, b"thank you")
     assert (read.status, read.why) == (None, "no answer within 0.2 s")
 
 
 async def test_nobody_listening_names_no_url(session: aiohttp.ClientSession) -> None:
-    made = await attempt(session, "GET", f"{NOWHERE}/?token=secret", timeout_s=2)
+    made = await attempt(session, "GET", f"{NOWHERE}/?token=secret", timeout_s=PATIENT_S)
     assert made.status is None
     assert made.why == "no connection: ClientConnectorError"
 
@@ -187,7 +196,7 @@ async def test_which_answers_are_final_and_which_mean_trouble(
     session: aiohttp.ClientSession, status: int, refused: bool, unwell: bool
 ) -> None:
     async with serving(replying(status)) as url:
-        made = await attempt(session, "GET", url, timeout_s=2)
+        made = await attempt(session, "GET", url, timeout_s=PATIENT_S)
     assert (made.succeeded, made.refused, made.unwell) == (False, refused, unwell)
 
 
@@ -209,7 +218,7 @@ async def test_the_wait_asked_for_is_read_from_header_or_body(
     session: aiohttp.ClientSession, more: dict[str, Any], low: int | None, high: int | None
 ) -> None:
     async with serving(replying(503, **more)) as url:
-        made = await attempt(session, "GET", url, timeout_s=2)
+        made = await attempt(session, "GET", url, timeout_s=PATIENT_S)
     if low is None or high is None:
         assert made.retry_after_ms is None
     else:
@@ -271,7 +280,7 @@ def test_a_probe_that_was_not_made_leaves_its_turn_to_the_next() -> None:
 
 async def test_the_auth_service_says_what_a_key_may_do(session: aiohttp.ClientSession) -> None:
     async with serving(build_auth(Behaviour.calm())) as url:
-        auth = AuthService(url, session, 2)
+        auth = AuthService(url, session, PATIENT_S)
         assert await auth.validate("prod-key-789") == KeyFacts(
             key_type="production", scopes=frozenset({"read", "write", "admin"}), rate_limit=1000
         )
@@ -308,7 +317,7 @@ async def test_an_auth_service_that_gives_no_answer_is_unavailable_and_the_key_i
     began = time.monotonic()
     async with serving(answering(reply)) as url:
         with pytest.raises(Unavailable) as caught:
-            await AuthService(url, session, 2).validate("secret-key")
+            await AuthService(url, session, PATIENT_S).validate("secret-key")
     assert time.monotonic() - began < 40  # no pause that was asked for is kept
     assert len(seen) == calls
     shown = f"{caught.value!r} {caught.value.__cause__!r} {caught.value.message}"
@@ -317,7 +326,7 @@ async def test_an_auth_service_that_gives_no_answer_is_unavailable_and_the_key_i
 
 async def test_an_auth_service_that_is_away_is_unavailable_soon(session: aiohttp.ClientSession) -> None:
     with pytest.raises(Unavailable):
-        await AuthService(NOWHERE, session, 2).validate("secret-key")
+        await AuthService(NOWHERE, session, PATIENT_S).validate("secret-key")
 
 
 async def test_blocking_says_whether_the_time_was_blocked_before(session: aiohttp.ClientSession) -> None:
@@ -325,7 +334,7 @@ async def test_blocking_says_whether_the_time_was_blocked_before(session: aiohtt
     answers = [(200, {"block_id": "b1"}), (409, {"error": "Slot already blocked"}), (503, {}), (200, {})]
     recorder = Recorder(lambda _path, _body: answers.pop(0))
     async with serving(recorder.app) as url:
-        calendar = CalendarApi(url, session, 2)
+        calendar = CalendarApi(url, session, PATIENT_S)
         results = [
             await calendar.block("a/b c", start, start + timedelta(minutes=30), correlation_id="c") for _ in range(4)
         ]
@@ -340,7 +349,7 @@ async def test_a_block_the_calendar_does_not_know_any_more_is_released(session: 
     answers = [(200, {"success": True}), (404, {}), (409, {}), (503, {})]
     recorder = Recorder(lambda _path, _body: answers.pop(0))
     async with serving(recorder.app) as url:
-        calendar = CalendarApi(url, session, 2)
+        calendar = CalendarApi(url, session, PATIENT_S)
         results = [await calendar.release("coach-1", "b1", correlation_id="c") for _ in range(4)]
     assert [type(result) for result in results] == [Released, Released, Released, NotDone]
 
@@ -357,7 +366,7 @@ async def test_a_question_is_asked_again_and_an_unknown_coach_is_no_error(sessio
     ]
     recorder = Recorder(lambda _path, _body: answers.pop(0))
     async with serving(recorder.app) as url:
-        calendar = CalendarApi(url, session, 2)
+        calendar = CalendarApi(url, session, PATIENT_S)
         found = await calendar.availability("coach-1", 7)
         assert found is not None
         assert [s.start_time for s in found.slots] == [datetime(2026, 3, 2, 15, tzinfo=UTC)]
@@ -376,5 +385,5 @@ async def test_a_calendar_that_keeps_failing_is_unavailable_after_a_few_tries(
     recorder = Recorder(lambda _path, _body: (503, {"error": "down", "retry_after": 0}))
     async with serving(recorder.app) as url:
         with pytest.raises(Unavailable, match="HTTP 503"):
-            await CalendarApi(url, session, 2).settings("coach-1")
+            await CalendarApi(url, session, PATIENT_S).settings("coach-1")
     assert len(recorder.seen) == 4

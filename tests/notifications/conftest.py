@@ -55,7 +55,7 @@ def mail_settings(settings: Settings, office: PostOffice) -> Settings:
         smtp_port=office.port,
         smtp_tls="none",
         smtp_from='"Clinic, the" <hello@clinic.example>',
-        smtp_timeout_ms=2_000,
+        smtp_timeout_ms=60_000,  # a machine that stands still for a moment is not a mail server that says nothing
     )
 
 

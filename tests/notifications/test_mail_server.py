@@ -135,7 +135,7 @@ def smtp(
     *,
     encryption: Encryption = Encryption.NONE,
     password: str | None = None,
-    timeout_s: float = 2.0,
+    timeout_s: float = 60.0,
 ) -> Smtp:
     """A client of a server on the loopback."""
     server = MailServer(
@@ -208,7 +208,7 @@ async def test_a_reply_that_repeats_the_password_is_shown_without_it(office: Pos
     office.rcpt = lambda _: f"550 5.7.1 who says {SECRET}?"
     server = smtp(office.port, password=None)
     server._server = MailServer(
-        host="127.0.0.1", port=office.port, encryption=Encryption.NONE, username=None, password=SECRET, timeout_s=2
+        host="127.0.0.1", port=office.port, encryption=Encryption.NONE, username=None, password=SECRET, timeout_s=60
     )
     made = await server.hand_over("a@b.example", "c@d.example", MESSAGE)
     assert (made.refused, made.why) == (True, "SMTP 550: 5.7.1 who says ***?")
