@@ -403,7 +403,7 @@ async def test_a_move_given_up_uncounts_nothing_of_the_same_move_made_without_re
     starts = await free_starts(services, org)
     first = await booked(services, org, starts[40], coach_id="coach-3")
     await services.gate.drain()
-    there = MoveWish(start_time=starts[40] + timedelta(days=1))
+    there = MoveWish(start_time=starts[80])
     who: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
     with (
         patch.object(services.appointments, "change", AsyncMock(side_effect=OutcomeUnknown("lost"))),
