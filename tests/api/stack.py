@@ -264,6 +264,11 @@ async def listening(app: web.Application, port: int) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
+def window_is_over(began: float) -> bool:
+    """Whether the shared system may have begun another window since: where the machine stood still, it has."""
+    return time.monotonic() - began >= RATE_WINDOW_MS / 1000
+
+
 def log_lines(text: str) -> list[dict[str, Any]]:
     """The log's JSON lines."""
     return [msgspec.json.decode(line) for line in text.splitlines() if line.startswith("{")]

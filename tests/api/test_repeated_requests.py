@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.api.client import Client, booking
-from tests.api.stack import Stack
+from tests.api.stack import Stack, window_is_over
 from tests.overload.door import Talk, Told
 from tests.servers import eventually
 
@@ -47,8 +48,12 @@ async def ask(talk: Talk, sent: bytes) -> Told:
 
 
 async def test_each_is_counted_and_traced_by_itself(talk: Talk, stack: Stack) -> None:
-    same = request(await stack.add_key("read", limit=6))
-    answers = [await ask(talk, same) for _ in range(8)]
+    answers = list[Told]()
+    began = float("-inf")
+    while window_is_over(began):
+        same = request(await stack.add_key("read", limit=6))
+        began = time.monotonic()
+        answers = [await ask(talk, same) for _ in range(8)]
     assert [answer.status for answer in answers] == [200] * 6 + [429] * 2
     assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["5", "4", "3", "2", "1", "0", "0", "0"]
     assert len({answer.headers["x-correlation-id"] for answer in answers}) == 8
