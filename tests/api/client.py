@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -78,8 +78,12 @@ class Client:
         return answer.json["slots"]
 
     async def starts(self, calendar: str = "cal-1", *, coaches: int = 1, days: int = 30) -> list[str]:
-        """Starts of a calendar at which at least `coaches` of its team are free."""
-        words = f"calendar_id={calendar}&days={days}&group_by=start"
+        """Starts of a calendar at which at least `coaches` of its team are free.
+
+        From tomorrow on: the first one of today may be over before it is asked for.
+        """
+        tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+        words = f"calendar_id={calendar}&from={tomorrow}&days={days}&group_by=start"
         answer = await self("GET", f"/api/availability?{words}")
         assert answer.status == 200, answer.raw
         return [slot["start_time"] for slot in answer.json["slots"] if slot["available"] >= coaches]
