@@ -18,9 +18,11 @@ NOON = 144
 async def test_over_the_limit_nothing_else_is_done(world: World) -> None:
     await world.ready()
     rate = Rate("key-1", 2, 60_000)
-    seen = [await world.gate.admit(Admission(ORG, rate=rate)) for _ in range(2)]
+    seen = [await world.gate.admit(Admission(ORG, rate=rate))]
+    await world.redis.pexpire(world.keys.rate("key-1"), 30_000)
+    seen.append(await world.gate.admit(Admission(ORG, rate=rate)))
     assert [(r.outcome.value, r.rate_count) for r in seen] == [("admitted", 1), ("admitted", 2)]
-    assert 0 < seen[1].rate_reset_ms <= 60_000
+    assert 0 < seen[1].rate_reset_ms <= 30_000 < seen[0].rate_reset_ms, "the window is that of its first request"
     reply = await world.gate.admit(Admission(ORG, rate=rate, claim=world.wish(at(NOON))))
     assert (reply.outcome, reply.rate_count) == (ClaimOutcome.LIMITED, 3)
     assert await world.grid.pending() == {}
@@ -48,6 +50,7 @@ async def test_reads_of_one_moment_are_counted_one_by_one(world: World) -> None:
         ("admitted", 4),
         ("limited", 5),
     ]
+    assert await world.redis.get(world.keys.rate("key-1")) == b"5"
     before, after = await world.gate.admit(Admission(ORG)), seen[3].revision
     assert [(r.first, r.second) for r in seen if r.outcome is ClaimOutcome.ADMITTED] == [
         *[(world.roster.version, after - 1)] * 3,

@@ -40,15 +40,12 @@ async def test_the_first_pick_of_an_idle_team_is_its_best_coach(world: World) ->
 @pytest.mark.outcome("claim_slot", "claimed", "taken")
 async def test_a_batch_gives_a_time_to_as_many_as_are_free_and_no_more(world: World) -> None:
     await world.ready()
-    replies = await world.scripts.claim_slot(
-        *_call(
-            world,
-            [world.wish(at(NOON)), world.wish(at(NOON + 3)), world.wish(at(NOON)), world.wish(at(NOON))],
-        )
-    )
+    wishes = [world.wish(at(cell)) for cell in (NOON, NOON + 3, NOON, NOON)]
+    replies = await world.scripts.claim_slot(*_call(world, wishes))
     assert [r.outcome.value for r in replies] == ["claimed", "claimed", "claimed", "taken"]
     assert {r.first for r in replies[:3]} == {0, 1, 2}
     assert replies[3].first == await world.revision()
+    assert set(await world.grid.pending()) == {wish.token for wish in wishes[:3]}, "each can be freed again"
 
 
 @pytest.mark.outcome("claim_slot", "claimed", "taken")
@@ -90,6 +87,17 @@ async def test_a_coach_at_its_daily_limit_is_not_offered_that_day(world: World) 
     outcomes = [(await world.claim(world.wish(at(cell)))).outcome.value for cell in (100, 110, 120)]
     assert outcomes == ["claimed", "claimed", "taken"]
     assert (await world.claim(world.wish(at(100, day=DAY + 1)))).outcome is ClaimOutcome.CLAIMED
+
+
+@pytest.mark.outcome("claim_slot", "claimed", "taken")
+async def test_of_many_coaches_each_is_held_to_its_own_limit(world: World) -> None:
+    await world.publish(roster_of([coach(column, limit=1 if column == 35 else 3) for column in range(40)]))
+    await world.derive()
+    wishes = [(cell, column) for cell in (100, 110) for column in (3, 35)]
+    replies = [
+        await world.claim(world.wish(at(cell), strategy=Strategy.REQUESTED, column=column)) for cell, column in wishes
+    ]
+    assert [reply.outcome.value for reply in replies] == ["claimed", "claimed", "claimed", "taken"]
 
 
 @pytest.mark.outcome("claim_slot", "claimed", "taken")

@@ -325,3 +325,17 @@ async def test_in_wide_teams_words_without_anybody_free_are_passed_over_and_no_o
     wanted = considered_columns(free, sorted({column // 32 for column in team}), turn)
     considered: bytes = reply.second
     assert [int.from_bytes(considered[n : n + 2], "big") for n in range(0, len(considered), 10)] == wanted
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@pytest.mark.parametrize("free", [0, 32 * 40 - 8, 32 * 40 - 1])
+async def test_in_a_wide_team_the_only_one_who_is_free_is_found_also_at_its_ends(world: World, free: int) -> None:
+    columns = 32 * 40
+    await world.publish(roster_of([coach(column, limit=100) for column in range(columns)]))
+    all_day = (1 << CELLS_PER_DAY) - 1
+    await world.derive(occupied={column: all_day for column in range(columns) if column != free})
+    for turn in (0, 1, 39):
+        wish = world.wish(at(100), turn=turn)
+        reply = await world.claim(wish)
+        assert (reply.outcome, reply.first) == (ClaimOutcome.CLAIMED, free)
+        assert await world.release(wish) is ReleaseOutcome.RELEASED
