@@ -162,6 +162,27 @@ async def test_its_own_coach_first_then_the_team_and_only_whom_was_asked_for(wor
     assert (await world.claim(move_of(world, wish, reply, at(203)))).outcome is ClaimOutcome.TAKEN
 
 
+@pytest.mark.outcome("claim_slot", "claimed", "taken")
+async def test_next_to_its_own_time_its_coach_keeps_whatever_else_it_has(world: World) -> None:
+    await world.publish(roster_of([coach(0)]))
+    await world.derive()
+    wish, reply = await booked(world, at(NOON))
+    await booked(world, at(NOON + 9))
+    assert (await world.claim(move_of(world, wish, reply, at(NOON + 4)))).outcome is ClaimOutcome.TAKEN
+    assert (await world.claim(move_of(world, wish, reply, at(NOON + 3)))).outcome is ClaimOutcome.CLAIMED
+
+
+@pytest.mark.outcome("claim_slot", "claimed", "taken")
+async def test_a_coach_who_has_left_the_team_is_not_kept(world: World) -> None:
+    await world.ready()
+    wish, reply = await booked(world, at(NOON))
+    assert reply.first == 0
+    await world.publish(roster_of(list(world.roster.coaches), (1,), version=2))
+    moved = await world.claim(move_of(world, wish, reply, at(200)))
+    assert (moved.outcome, moved.first) == (ClaimOutcome.CLAIMED, 1)
+    assert (await world.claim(move_of(world, wish, reply, at(200)))).outcome is ClaimOutcome.TAKEN
+
+
 @pytest.mark.outcome("derive_day", "derived")
 @pytest.mark.outcome("repair_coach_day", "repaired")
 @pytest.mark.parametrize(("old", "new"), TIMES)
