@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 
@@ -15,6 +17,7 @@ from tests.lua.world import DAY, OPEN_ALL_DAY, ORG, World, at, coach, identity, 
 
 NOON = 144
 MASK = cells_mask(0, NOON, NOON + 6)
+NOTHING = ColumnState(open=OPEN_ALL_DAY, occupied=0, count=0, known=())
 
 
 @pytest.mark.outcome("publish_roster", "published", "present", "older")
@@ -101,6 +104,46 @@ async def test_a_day_derived_while_claims_are_pending_keeps_them(world: World) -
     assert again[column] == again[other] == 1
 
 
+@pytest.mark.outcome("derive_day", "derived")
+@pytest.mark.parametrize("lost", ["open", "occupied", "full", "counts"])
+async def test_a_day_that_lost_a_part_is_derived_again(world: World, lost: str) -> None:
+    await world.ready()
+    before = await world.snapshot()
+    await world.redis.delete(getattr(world.keys, lost)(ORG, DAY))
+    assert await world.derive() is DeriveOutcome.DERIVED
+    assert await world.snapshot() == before
+
+
+@pytest.mark.outcome("derive_day", "derived")
+@pytest.mark.outcome("repair_coach_day", "repaired")
+async def test_a_pending_claim_counts_on_its_coachs_own_date(world: World) -> None:
+    """East of Greenwich that is the next one: there is its count, and on the day before are its cells."""
+    await world.ready()
+    assert (await world.claim(world.wish(at(NOON), zones=((None, DAY + 1),)))).first == 0
+    before = await world.snapshot()
+    for day in (DAY, DAY + 1):
+        nonce = await world.grid.mark_coach_day(ORG, day, 0)
+        found = await world.grid.repair_coach_day(world.roster, day, 0, nonce, NOTHING, write=True)
+        assert (found.outcome, found.total) == (DeriveOutcome.REPAIRED, 0)
+        await world.grid.forget_days(ORG, range(day, day + 1))
+        assert await world.derive(day) is DeriveOutcome.DERIVED
+    assert await world.snapshot() == before
+
+
+@pytest.mark.outcome("derive_day", "derived")
+@pytest.mark.outcome("repair_coach_day", "repaired")
+async def test_what_is_pending_of_another_organization_takes_nothing(world: World) -> None:
+    await world.ready()
+    wish = world.wish(at(NOON))
+    await world.gate.note_release(ORG + 1, wish.token, wish.token, 0, wish.placement, DAY, world.roster.width, b"")
+    before = await world.snapshot()
+    found = await _repair(world, await world.grid.mark_coach_day(ORG, DAY, 0))
+    assert (found.outcome, found.total) == (DeriveOutcome.REPAIRED, 0)
+    await world.grid.forget_days(ORG, range(DAY, DAY + 1))
+    assert await world.derive() is DeriveOutcome.DERIVED
+    assert await world.snapshot() == before
+
+
 @pytest.mark.outcome("derive_day", "changed", "derived")
 @pytest.mark.parametrize("meanwhile", ["settled", "released", "repaired", "flushed", "derived by another"])
 async def test_a_derivation_that_looked_too_early_looks_again(world: World, meanwhile: str) -> None:
@@ -142,13 +185,14 @@ async def test_what_happens_on_other_days_does_not_disturb_a_derivation(world: W
 async def test_neither_deriving_nor_repairing_works_by_an_old_roster(world: World) -> None:
     assert await world.derive() is DeriveOutcome.STALE
     await world.ready()
-    old = world.roster
-    await world.publish(roster_of(list(old.coaches), version=2))
-    world.roster = old
+    old, new = world.roster, roster_of(list(world.roster.coaches), version=2)
+    await world.publish(new)
     before = await world.snapshot()
-    nonce = await world.grid.mark_coach_day(ORG, DAY, 0)
-    assert (await _repair(world, nonce)).outcome is DeriveOutcome.STALE
-    assert await world.derive() is DeriveOutcome.STALE
+    for other in (old, dataclasses.replace(new, width=8)):
+        world.roster = other
+        nonce = await world.grid.mark_coach_day(ORG, DAY, 0)
+        assert (await _repair(world, nonce)).outcome is DeriveOutcome.STALE
+        assert await world.derive() is DeriveOutcome.STALE
     after = await world.snapshot()
     after.pop(world.keys.repairs)
     assert after == before
@@ -230,23 +274,28 @@ async def test_the_date_a_claim_counts_on_is_looked_at_again_too(world: World, s
     else:
         await world.release(wish)
     assert await world.derive(DAY + 1, nonce=deriving) is DeriveOutcome.CHANGED
-    nothing = ColumnState(open=OPEN_ALL_DAY, occupied=0, count=0, known=())
-    found = await world.grid.repair_coach_day(world.roster, DAY + 1, 0, repairing, nothing, write=True)
+    found = await world.grid.repair_coach_day(world.roster, DAY + 1, 0, repairing, NOTHING, write=True)
     assert found.outcome is DeriveOutcome.CHANGED
 
 
 @pytest.mark.outcome("repair_coach_day", "repaired")
-@pytest.mark.parametrize("wrong", ["count", "full"])
-async def test_who_claims_after_a_count_was_put_right_sees_it(world: World, wrong: str) -> None:
+@pytest.mark.parametrize("wrong", ["open", "occupied", "count", "full"])
+async def test_who_claims_after_a_coach_day_was_put_right_sees_it(world: World, wrong: str) -> None:
     """A claim of before is known by its revision, and fenced."""
+    cells = MASK if wrong in {"open", "occupied"} else 0
+    state = ColumnState(
+        open=OPEN_ALL_DAY & ~(cells if wrong == "open" else 0),
+        occupied=cells if wrong == "occupied" else 0,
+        count=0 if cells else 2,
+        known=(),
+    )
     await world.publish(roster_of([coach(0, limit=2)]))
-    await world.derive(counts=[1 if wrong == "count" else 2])
+    await world.derive(counts=[1 if wrong == "count" else state.count])
     if wrong == "full":
         await world.redis.setbit(world.keys.full(ORG, DAY), 0, 0)
     revision = await world.revision()
-    state = ColumnState(open=OPEN_ALL_DAY, occupied=0, count=2, known=())
     found = await _repair(world, await world.grid.mark_coach_day(ORG, DAY, 0), state)
-    assert (found.total, found.revision) == (1, revision + 1)
+    assert (found.total, found.revision) == (cells.bit_count() or 1, revision + 1)
     assert await world.revision() == revision + 1
     assert (await world.claim(world.wish(at(NOON)))).outcome is ClaimOutcome.TAKEN
 
@@ -258,7 +307,7 @@ async def test_a_day_that_is_not_there_cannot_be_repaired(world: World, plane: s
     await world.redis.delete(getattr(world.keys, plane)(ORG, DAY))
     before = await world.snapshot()
     found = await _repair(world, await world.grid.mark_coach_day(ORG, DAY, 0))
-    assert (found.outcome, found.total) == (DeriveOutcome.UNKNOWN_DAY, 0)
+    assert found == Differences(DeriveOutcome.UNKNOWN_DAY, 0, 0, 0, await world.revision())
     assert await world.snapshot() == before
 
 
@@ -277,5 +326,4 @@ async def test_another_row_width_drops_the_days_and_keeps_the_claims(world: Worl
 
 
 async def _repair(world: World, nonce: str, state: ColumnState | None = None, *, write: bool = True) -> Differences:
-    state = state or ColumnState(open=OPEN_ALL_DAY, occupied=0, count=0, known=())
-    return await world.grid.repair_coach_day(world.roster, DAY, 0, nonce, state, write=write)
+    return await world.grid.repair_coach_day(world.roster, DAY, 0, nonce, state or NOTHING, write=write)
