@@ -222,8 +222,9 @@ async def test_where_nobody_can_say_who_hears_everybody_may(services: Services, 
     assert await settle.streams(org, EventType.CREATED) == ("crm", "calendar-blocks", "notifications", "endpoints")
 
 
+@pytest.mark.parametrize("minutes", [120, 24 * 60 * 7])
 async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
-    services: Services, org: int, booked: Appointment, monkeypatch: Any
+    services: Services, org: int, booked: Appointment, minutes: int, monkeypatch: Any
 ) -> None:
     store, gate = services.appointments, services.gate
     change, release = store.change, gate.release
@@ -238,14 +239,14 @@ async def test_a_move_given_up_takes_nothing_of_a_cancellation_that_came_first(
         if not wanted.frees:
             seen.extend(await held(services, org, booked.start_time, wanted.placement.starts_at))
             # Somebody else's repair takes for taken what the token still stands for.
-            await services.keeper.repair(org, [booked.column], [wanted.local_day])
+            await services.keeper.repair(org, [booked.column], [booked.local_day, wanted.local_day])
         return await release(wanted)
 
     await services.gate.drain()
     monkeypatch.setattr(store, "change", cancel_first)
     monkeypatch.setattr(gate, "release", look)
     with pytest.raises(StateConflict):
-        await services.move(org, booked.appointment_id, later(booked, 120), **WHO)
+        await services.move(org, booked.appointment_id, later(booked, minutes), **WHO)
     assert seen == [False, False], (
         "the cancelled time was taken again, or the other not put right before its token went"
     )

@@ -18,6 +18,7 @@ import pytest
 from service.app import Services, open_services
 from service.claims.breaker import Trip
 from service.claims.messages import Rate
+from service.claims.server import RedisServer
 from service.db.appointments import Change, ChangeOutcome
 from service.db.commit import CommitOutcome
 from service.domain.appointment import Appointment
@@ -321,14 +322,17 @@ async def test_each_process_counts_for_itself(without: Services, org: int) -> No
     assert 1 <= problem.value.retry_after_s <= 60
 
 
-async def test_every_event_made_without_redis_is_announced_when_it_is_back(services: Services, org: int) -> None:
+async def test_every_event_made_without_redis_is_announced_when_it_is_back(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     starts = await free_starts(services, org)
-    services.breaker.trip(Trip.FAULT)
-    made = [await booked(services, org, starts[30 + n]) for n in range(3)]
-    services.breaker.trip(Trip.FAULT)
-    await services.move(org, made[0].appointment_id, MoveWish(start_time=starts[60]), **WHO)
-    services.breaker.trip(Trip.FAULT)
-    await cancelled(services, made[1])
+    with monkeypatch.context() as away:
+        away.setattr(RedisServer, "look", AsyncMock(side_effect=Unavailable("away")))
+        services.breaker.trip(Trip.FAULT)
+        made = [await booked(services, org, starts[30 + n]) for n in range(3)]
+        await services.move(org, made[0].appointment_id, MoveWish(start_time=starts[60]), **WHO)
+        await cancelled(services, made[1])
+    assert services.metrics.ungated.labels("move")._value.get() == 1
     await eventually(lambda: services.breaker.closed, what="Redis asked again")
     events = {f"{org} {one.appointment_id.hex} 1" for one in made}
     events |= {f"{org} {one.appointment_id.hex} 2" for one in made[:2]}
