@@ -73,11 +73,6 @@ class WeeklySchedule(msgspec.Struct, frozen=True):
         for windows in (*self.weekly, *self.overrides.values()):
             check_disjoint(windows)
 
-    def windows_on(self, local_day: date) -> DayWindows:
-        """The windows of one local date."""
-        override = self.overrides.get(local_day)
-        return self.weekly[local_day.weekday()] if override is None else override
-
 
 def clock_time(minute: int) -> str:
     """Minutes from midnight as `HH:MM`; 1440 is 24:00."""
