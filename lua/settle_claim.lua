@@ -25,17 +25,13 @@ local ttl_ms, items = request[1], request[2]
 local under_repair = call('HLEN', repairs) > 0
 
 -- A repair that read Postgres before this commit and writes after it would forget the appointment: tell it.
-local function disturb_run(org, column, start, count, local_day)
+local function disturb(entry)
+  local org, column, start, count, local_day = entry[3], entry[5], entry[6], entry[7], entry[8]
   local days = { [local_day] = true }
   for day = math.floor(start / 288), math.floor((start + count - 1) / 288) do days[day] = true end
   for day in pairs(days) do
     call('HDEL', repairs, org .. ':' .. day .. ':' .. column, org .. ':' .. day .. ':*')
   end
-end
-
-local function disturb(entry)
-  disturb_run(entry[3], entry[5], entry[6], entry[7], entry[8])
-  if entry[12] then disturb_run(entry[3], entry[12], entry[13], entry[14], entry[15]) end
 end
 
 -- What is to be announced, by stream, and the place of its item: of all items together, in fewer commands.
