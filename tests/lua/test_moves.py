@@ -167,8 +167,9 @@ async def test_next_to_its_own_time_its_coach_keeps_whatever_else_it_has(world: 
     await world.publish(roster_of([coach(0)]))
     await world.derive()
     wish, reply = await booked(world, at(NOON))
-    await booked(world, at(NOON + 9))
-    assert (await world.claim(move_of(world, wish, reply, at(NOON + 4)))).outcome is ClaimOutcome.TAKEN
+    for other, towards in ((NOON - 9, NOON - 4), (NOON + 9, NOON + 4)):
+        await booked(world, at(other))
+        assert (await world.claim(move_of(world, wish, reply, at(towards)))).outcome is ClaimOutcome.TAKEN
     assert (await world.claim(move_of(world, wish, reply, at(NOON + 3)))).outcome is ClaimOutcome.CLAIMED
 
 
