@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from datetime import timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from aiohttp import web
@@ -116,6 +117,23 @@ async def test_a_commit_that_comes_late_is_not_passed_over(bench: Bench) -> None
         await bench.services.redis.flushall()
         assert await sweeper(bench)() == 0
         await transaction.rollback()
+    assert await sweeper(bench)() == 2
+
+
+async def test_what_is_committed_while_it_looks_is_looked_at_the_next_time(bench: Bench) -> None:
+    fetch, booked = bench.services.database.fetch, list[Any]()
+
+    async def then_book(name: str, *arguments: Any) -> Any:
+        found = await fetch(name, *arguments)
+        if name == "undelivered_events" and not booked:
+            booked.append(found)
+            await bench.book(1)
+        return found
+
+    with patch.object(bench.services.database, "fetch", then_book):
+        await sweeper(bench)()
+    assert booked == [[]]
+    await bench.services.redis.flushall()
     assert await sweeper(bench)() == 2
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from service.app import Services, open_services
 from service.assemble_worker import forgetting
-from service.db.idempotency import KeyRecords
+from service.db.idempotency import Completion, FinalAnswer, KeyRecords
 from service.operations.forget_keys import ForgetKeys
 from tests.api.client import Client, assert_problem, booking
 from tests.idempotency.writes import Write
@@ -64,6 +64,17 @@ async def test_a_forgotten_key_may_be_used_again_but_a_bookings_stays(
     again = await api.book(wish, key=booked_under)
     assert (again.status, again.raw) == (201, booked.raw)
     assert_problem(await contact(api, booked_under), 422, "IDEMPOTENCY_KEY_REUSED")
+
+
+async def test_a_key_is_kept_from_its_answer_on_however_long_ago_it_was_begun(
+    services: Services, org: int, sql: Any
+) -> None:
+    records = KeyRecords(services.database)
+    hold = await records.begin(org, "key-1", b"\0" * 16, uuid4(), 0)
+    assert hold is not None
+    await sql.execute(GROW_OLD, 26)
+    assert await records.complete(Completion(hold, FinalAnswer(200, {}, b"{}")))
+    assert await records.forget(25, 10) == 0
 
 
 async def test_of_several_workers_one_does_it_a_period(services: Services, api: Client, sql: Any) -> None:

@@ -98,11 +98,14 @@ async def test_a_change_is_written_with_its_answer_and_not_at_all_when_the_hold_
     assert record is not None
     assert record.answer == ANSWER
     assert not await records.complete(Completion(hold, ANSWER))
+    await records.free(hold)
+    assert await records.find(org, "key-1") == record, "what fails after it has had its effect loses no answer"
 
 
 async def test_who_has_lost_its_hold_ends_nothing_of_who_took_over(services: Services, org: int) -> None:
     records, (slow, quick, third) = KeyRecords(services.database), (uuid4() for _ in range(3))
     lost = await records.begin(org, "key-1", b"\0" * 16, slow, 0)
+    assert await records.begin(org, "key-1", b"\1" * 16, third, 60) is None, "only the same request takes over"
     held = await records.begin(org, "key-1", b"\0" * 16, quick, 60)
     assert lost is not None
     assert held is not None
@@ -319,6 +322,17 @@ async def test_a_mark_is_freed_when_the_key_is_and_not_before(
     assert held == [MarkOutcome.IN_PROGRESS]
     begun = await once._marks.begin(org, Mark(request.key, request.fingerprint, uuid4().hex))
     assert begun[0] is MarkOutcome.BEGUN
+
+
+async def test_redis_forgets_a_mark_and_in_the_end_the_answer_too(
+    services: Services, org: int, once: CarryOutOnce
+) -> None:
+    marks, key = once._marks, uuid4().hex
+    name = services.shards.of(org).answer(org, key)
+    await marks.begin(org, Mark(key, "a" * 32, uuid4().hex))
+    assert 0 < await services.redis.pttl(name) <= marks._mark_ttl_ms
+    await marks.answer(org, key, "a" * 32, b"")
+    assert marks._mark_ttl_ms < await services.redis.pttl(name) <= marks._answer_ttl_ms
 
 
 async def test_a_secret_is_shown_once_and_kept_nowhere(services: Services, api: Client, sql: Any) -> None:
