@@ -208,7 +208,7 @@ async def open_services(
         book_ungated = BookUngated(store=gate_store, grids=grids, settle=settle, clock=clock, metrics=metrics)
         stack.push_async_callback(book_ungated.drain)
         reach = _failpoints(settings)
-        stack.push_async_callback(_drain, tasks, gate)
+        stack.push_async_callback(_drain, tasks, gate, settle)
         # Without Redis the process starts all the same, and goes on looking.
         await keep_gate.look(catch_up=False)
         keeping = asyncio.ensure_future(keep_gate.run())
@@ -352,7 +352,8 @@ def _count_trips(metrics: Metrics, closed: bool, why: Trip | None) -> None:
         _log.warning("redis is not asked", why=why.value)
 
 
-async def _drain(tasks: TrackedTasks, gate: Gate) -> None:
+async def _drain(tasks: TrackedTasks, gate: Gate, settle: SettleChange) -> None:
+    settle.end()
     await tasks.drain(DRAIN_S)
     await gate.drain()
     await tasks.drain(DRAIN_S)  # a settlement may ask for a repair

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 
 from service.claims.gate import Gate
@@ -26,7 +27,8 @@ from service.operations.tracking import TrackedTasks
 
 MOST_LATE = 10_000
 TOLD_AT_ONCE = 128
-TOLD_AGAIN_S = 0.5
+# Redis may refuse for ever what it is told, as from a user that may not write to a stream: then ever less often.
+TOLD_AGAIN_S, LONGEST_PAUSE_S = 0.5, 30.0
 REPAIRED_AT_ONCE = 2
 # A repair takes a millisecond or two, and an outage of Postgres would leave one for each of thousands of coach-days.
 MOST_AHEAD = 100
@@ -58,6 +60,7 @@ class SettleChange:
         self._late: deque[tuple[Settlement, Appointment | None]] = deque(maxlen=MOST_LATE)
         self._telling = asyncio.Lock()
         self._telling_again = False
+        self._ending = asyncio.Event()
         self._to_repair: dict[CoachDays, asyncio.Task[None]] = {}
         self._turn = asyncio.Semaphore(REPAIRED_AT_ONCE)
 
@@ -203,18 +206,27 @@ class SettleChange:
 
     async def _tell_again(self) -> None:
         """Tell Redis soon where it was but for a moment that it could not be told; after an outage others do."""
+        pause_s = TOLD_AGAIN_S
         try:
             while self._late:
-                await asyncio.sleep(TOLD_AGAIN_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), pause_s)
                 try:
                     await self.tell_late()
                 except Unavailable as problem:
                     if isinstance(problem, GateClosed) and self._gate.behind:
                         self.fall_behind()  # whoever catches up tells this first, also when that was done already
                         return
-                    _log.info("changes not settled yet", error=problem.message)
+                    if self._ending.is_set():
+                        return
+                    pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                    _log.info("changes not settled yet", error=problem.message, again_in_s=pause_s)
         finally:
             self._telling_again = False
+
+    def end(self) -> None:
+        """The process stops: Redis is told once more, and what it does not take then is left to others."""
+        self._ending.set()
 
     async def tell_late(self) -> None:
         """Tell Redis what it could not be told before. Raises Unavailable."""

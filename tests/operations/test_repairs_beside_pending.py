@@ -14,7 +14,9 @@ from uuid import UUID
 import orjson
 import pytest
 from msgspec.structs import replace
+from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeout
+from structlog.testing import capture_logs
 
 from service.app import Services, open_services
 from service.claims.connection import PoolBusy
@@ -186,6 +188,48 @@ async def test_what_redis_could_not_be_told_for_a_moment_it_is_told_soon_once_an
     assert await services.grid.pending() == {}
     assert await steps.announced(services) == [f"{org} {appointment.appointment_id.hex} 1"]
     assert services.breaker.closed
+
+
+async def test_what_redis_refuses_for_good_it_is_told_ever_less_often(
+    services: Services, org: int, monkeypatch: Any
+) -> None:
+    """As a Redis does whose user may not write to a stream."""
+    settle, asked = services.gate._scripts.settle_claim, list[int]()
+
+    async def refuse(names: Any, ttl_ms: int, items: list[Any]) -> Any:
+        asked.append(len(items))
+        if len(asked) <= 5:
+            raise NoPermissionError("no permissions to access one of the keys")
+        return await settle(names, ttl_ms, items)
+
+    monkeypatch.setattr("service.operations.settle_change.TOLD_AGAIN_S", 0.001)
+    monkeypatch.setattr("service.operations.settle_change.LONGEST_PAUSE_S", 0.004)
+    monkeypatch.setattr(services.gate._scripts, "settle_claim", refuse)
+    with capture_logs() as lines:
+        await book(services, org)
+        await services.gate.drain()
+        await services.tasks.drain(10)
+    assert asked == [1] * 6
+    said = [line for line in lines if line["event"] == "changes not settled yet"]
+    assert [line["again_in_s"] for line in said] == [0.002, 0.004, 0.004, 0.004]
+    assert {line["error"] for line in said} == {"Redis refused: NoPermissionError"}
+    assert await services.grid.pending() == {}
+
+
+async def test_a_process_that_stops_tells_redis_once_more_and_waits_no_longer(
+    settings: Settings, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("service.operations.settle_change.TOLD_AGAIN_S", 3_600.0)
+    refuse = AsyncMock(side_effect=NoPermissionError("no permissions to access one of the keys"))
+    async with open_services(settings) as services:
+        await eventually(lambda: not services.breaker.behind, what="the grid told", every_s=0.001)
+        org = await services.roster_store.organization("demo")
+        assert org is not None
+        monkeypatch.setattr(services.gate._scripts, "settle_claim", refuse)
+        await book(services, org)
+        await services.gate.drain()
+    assert refuse.await_count == 2
+    assert len(services.tasks) == 0, "nobody is waited for"
 
 
 async def test_told_by_two_at_once_nothing_is_forgotten_that_came_meanwhile(
