@@ -140,6 +140,17 @@ class Database:
         async with self.writing() as connection:
             return await connection.fetch(statement(name), *arguments)
 
+    async def takes_writes(self) -> bool:
+        """Whether a connection leads to a server that can be written to; one that does not is closed, as in `writing`.
+
+        Raises Unavailable.
+        """
+        async with self._reading() as connection:
+            if await connection.fetchval(statement("takes_writes")):
+                return True
+            connection.terminate()
+            return False
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[Any]:
         """A connection on which every read sees the same moment. Raises Unavailable."""

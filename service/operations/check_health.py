@@ -23,16 +23,18 @@ class CheckHealth:
         self._redis: Any = redis
 
     async def __call__(self) -> dict[str, str]:
-        """The state of each dependency, `up` or `down`; of Postgres also `not migrated`."""
+        """The state of each dependency, `up` or `down`; of Postgres also `not migrated` or `read only`."""
         postgres, redis = await asyncio.gather(self._postgres(), self._answers())
         return {"postgres": postgres, "redis": redis}
 
     async def _postgres(self) -> str:
         try:
-            migrated = await asyncio.wait_for(is_migrated(self._database), WAIT_S)
+            async with asyncio.timeout(WAIT_S):
+                if not await is_migrated(self._database):
+                    return "not migrated"
+                return "up" if await self._database.takes_writes() else "read only"
         except (TimeoutError, Unavailable):
             return "down"
-        return "up" if migrated else "not migrated"
 
     async def _answers(self) -> str:
         try:

@@ -22,3 +22,22 @@ async def test_beside_a_schema_without_its_migrations_it_is_not_ready(services: 
         assert orjson.loads(answer.body or b"")["dependencies"] == {"postgres": "not migrated", "redis": "up"}
     await sql.execute("DROP TABLE schema_migrations")
     assert (await routes.readyz(anybody)).status == 503
+
+
+async def test_beside_a_server_that_takes_no_writes_it_is_not_ready_until_it_takes_them(
+    services: Services, sql: Any
+) -> None:
+    """A standby answers whatever only reads; and its sessions stay as they began, so each is closed that is met."""
+    anybody: Any = None
+    routes = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    name = await sql.fetchval("SELECT current_database()")
+    async with services.database.writing() as connection:
+        await connection.execute("SET default_transaction_read_only = on")
+    await sql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    for _ in range(3):
+        for answer in (await routes.readyz(anybody), await routes.health(anybody)):
+            assert answer.status == 503
+            assert orjson.loads(answer.body or b"")["dependencies"] == {"postgres": "read only", "redis": "up"}
+    await sql.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert (await routes.readyz(anybody)).status == 200
+    assert (await routes.health(anybody)).status == 200

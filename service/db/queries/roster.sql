@@ -8,6 +8,10 @@ SELECT org_id, name FROM organizations ORDER BY org_id;
 -- Which of these migrations were not applied.
 SELECT unnest($1::integer[]) AS number EXCEPT SELECT number FROM schema_migrations;
 
+-- name: takes_writes
+-- Whether this is a server that can be written to, and not a standby; of no table, so that it is known without any.
+SELECT current_setting('transaction_read_only') = 'off' AS takes_writes;
+
 -- name: roster_head
 -- Version of an organization's roster, how many columns it has, and whether anybody registered an endpoint.
 SELECT
