@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Collection
 from functools import partial
 
 import msgspec
@@ -125,13 +126,14 @@ class MoveAppointment:
         reason: str | None,
         complete: Complete[Appointment] | None = None,
     ) -> Appointment:
-        attempts, moving = 0, False
+        attempts, moving, tokens = 0, False, set[str]()
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
         while attempts < ATTEMPTS and clock() < give_up:
             before = await self._current(org, appointment_id, versions)
             move = await self._plan(before, wish)
             token = uuid.UUID(int=uuid_utils.uuid7().int)
+            tokens.add(token.hex)
             claimed: ClaimReply | None = None
             if move is None:
                 after, considered = with_details(before, wish), None
@@ -153,7 +155,7 @@ class MoveAppointment:
                 after = self._moved(move, wish, reply) if reply.outcome is ClaimOutcome.CLAIMED else None
                 # Its own coach is taken by itself: what another move of it holds is no reason to go elsewhere. One that
                 # has ended since the claim held it still.
-                moved, moving = moving, _not_as_wished(move, reply) and await self._is_moving(before, token)
+                moved, moving = moving, _not_as_wished(move, reply) and await self._is_moving(before, tokens, reply)
                 if moving or (moved and _not_as_wished(move, reply)):
                     await self._wait_for_itself(token, before, after)
                     continue
@@ -269,16 +271,23 @@ class MoveAppointment:
         chosen_among = len(reply.second) // 10
         return moved(move, with_details(move.before, wish), reply.first, chosen_among, self._clock.now())
 
-    async def _is_moving(self, before: Appointment, token: uuid.UUID) -> bool:
-        """Whether another move of the appointment is under way, or its end not known yet."""
+    async def _is_moving(self, before: Appointment, tokens: Collection[str], reply: ClaimReply) -> bool:
+        """Whether another move of the appointment than that of the tokens is under way, or its end not known yet.
+
+        Raises Unavailable where that cannot be asked and the gate gave no place.
+        """
         try:
             pending = await self._grid.pending()
         except GateClosed:
             return False  # who moves now goes by Postgres
+        except Unavailable:
+            if reply.outcome is not ClaimOutcome.CLAIMED:
+                raise
+            return False  # who went away now would leave its place taken
         return any(
             entry.kind == "move" and entry.appointment == before.appointment_id.hex
-            for other, entry in pending.items()
-            if other != token.hex
+            for token, entry in pending.items()
+            if token not in tokens
         )
 
     async def _commit(self, before: Appointment, change: Change) -> bool:

@@ -327,11 +327,11 @@ async def test_its_own_move_that_ends_while_it_looks_does_not_send_it_to_another
     await steps.expire_pending(services)
     is_moving, looks = services.move._is_moving, list[int]()
 
-    async def look(before: Appointment, token: UUID) -> bool:
+    async def look(*asked: Any) -> bool:
         looks.append(len(await services.grid.pending()))
         if len(looks) == 2:
             assert await services.reconcile() == 1
-        return await is_moving(before, token)
+        return await is_moving(*asked)
 
     monkeypatch.setattr(services.move, "_is_moving", look)
     moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
@@ -376,3 +376,65 @@ async def test_an_appointment_of_days_ago_can_still_go_to_another_coach(
     monkeypatch.setattr(services.clock, "now", lambda: now)
     moved = await services.move(org, booked.appointment_id, MoveWish(coach_id="coach-6"), **WHO)
     assert moved.coach_id == "coach-6"
+
+
+async def taken_by_others(services: Services, org: int, booked: Appointment, move: MoveWish) -> None:
+    """Somebody else has coach-4 where the appointment is to go."""
+    assert isinstance(move.start_time, datetime)
+    await services.book(wish(move.start_time, "cal-2", person=1, coach_id="coach-4"), caller(org), RateSeen())
+    await services.gate.drain()
+
+
+async def test_where_nobody_can_say_whether_it_is_being_moved_it_goes_where_it_has_a_place(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    """Every connection to Redis was in use: who went away now would leave the place taken until its deadline."""
+    await taken_by_others(services, org, booked, later(booked))
+    look = AsyncMock(side_effect=Unavailable("no connection to Redis was free"))
+    with monkeypatch.context() as patch:
+        patch.setattr(services.grid, "pending", look)
+        moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert look.await_count == 1
+    assert (moved.column != booked.column, moved.version) == (True, 2)
+    assert await services.grid.pending() == {}
+    assert await steps.differences(services, org) == 0
+
+
+async def test_where_nobody_can_say_whether_it_is_being_moved_and_it_has_no_place_it_may_be_asked_again(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    wanted = MoveWish(start_time=later(booked).start_time, coach_id="coach-4")
+    await taken_by_others(services, org, booked, wanted)
+    with monkeypatch.context() as patch:
+        patch.setattr(services.grid, "pending", AsyncMock(side_effect=Unavailable("no connection to Redis was free")))
+        with pytest.raises(Unavailable):
+            await services.move(org, booked.appointment_id, wanted, **WHO)
+    assert await services.grid.pending() == {}
+    with pytest.raises(SlotUnavailable):
+        await services.move(org, booked.appointment_id, wanted, **WHO)
+
+
+async def test_a_move_does_not_wait_for_a_place_that_it_could_not_give_up_itself(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    """Another move of it was under way when it had its first place; that one has ended when it has its second."""
+    await leave_a_move_unfinished(services, org, booked, monkeypatch)
+    await steps.expire_pending(services)
+    repair_ended, refused = services.reconcile._settle.repair_ended, list[str]()
+
+    async def busy(org: int, column: int, placement: Any, local_day: int, token: str) -> None:
+        if not refused:
+            refused.append(token)
+            monkeypatch.setattr(services.reconcile._settle, "repair_ended", repair_ended)
+            assert await services.reconcile() == 1
+            await taken_by_others(services, org, booked, later(booked))
+            raise Unavailable("no connection to Redis was free")
+        await repair_ended(org, column, placement, local_day, token)
+
+    monkeypatch.setattr(services.reconcile._settle, "repair_ended", busy)
+    moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert (moved.column != booked.column, moved.version) == (True, 2)
+    assert list(await services.grid.pending()) == refused, "that one is left to the reconciler"
+    await steps.expire_pending(services)
+    assert await services.reconcile() == 1
+    assert await steps.differences(services, org) == 0
