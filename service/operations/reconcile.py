@@ -58,23 +58,26 @@ class Reconcile:
         now_ms = await self._grid.now_ms()
         overdue = [(token, entry) for token, entry in entries.items() if entry.deadline_ms <= now_ms]
         some = asyncio.Semaphore(ENDED_AT_ONCE)
-        return sum(await asyncio.gather(*(self._try_to_end(token, entry, some) for token, entry in overdue)))
+        failed: list[str] = []
+        await asyncio.gather(*(self._try_to_end(token, entry, some, failed) for token, entry in overdue))
+        return len(overdue) - len(failed)
 
     async def show_pending(self) -> None:
         """Count what is pending, whoever ends it: a figure of the last turn would stay as it was until the next."""
         self._metrics.pending.set(await self._grid.count_pending())
 
-    async def _try_to_end(self, token: str, entry: PendingEntry, some: asyncio.Semaphore) -> bool:
+    async def _try_to_end(self, token: str, entry: PendingEntry, some: asyncio.Semaphore, failed: list[str]) -> None:
         async with some:
             try:
                 how = await self._end(token, entry)
             except BookingError as problem:
                 # One that cannot be ended now stays pending and is looked at in the next round.
-                _log.warning("not reconciled", token=token, error=problem.message)
-                return False
+                if not failed:  # the first of a round stands for all: there may be thousands
+                    _log.warning("not reconciled", token=token, error=problem.message)
+                failed.append(token)
+                return
         self._metrics.reconciled.labels(how).inc()
         _log.info("reconciled", token=token, kind=entry.kind, how=how)
-        return True
 
     async def _end(self, token: str, entry: PendingEntry) -> str:
         match entry.kind:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import orjson
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from service.app import Services
 from service.claims.scripts import ReleaseOutcome
@@ -256,3 +258,19 @@ async def _free(services: Services, org: int, start: datetime) -> bool:
     calendar, coach = roster.calendar("cal-2"), roster.coach("coach-4")
     free = await services.availability(roster, calendar, coach, start, start + timedelta(minutes=1))
     return free.total == 1
+
+
+async def test_what_cannot_be_ended_is_told_in_one_line_a_round_and_ended_in_a_later_one(
+    services: Services, org: int, monkeypatch: Any
+) -> None:
+    starts = await free_starts(services, org)
+    left = {(await steps.claim(services, org, wish(start))).token for start in starts[8:13]}
+    await steps.expire_pending(services)
+    with monkeypatch.context() as patch, capture_logs() as lines:
+        patch.setattr(services.gate, "release", AsyncMock(side_effect=Unavailable("Redis refused")))
+        for _ in range(2):
+            assert await services.reconcile() == 0
+    assert [line["error"] for line in lines if line["event"] == "not reconciled"] == ["Redis refused"] * 2
+    assert set(await services.grid.pending()) == left
+    assert await services.reconcile() == 5
+    assert await services.grid.pending() == {}
