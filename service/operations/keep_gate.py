@@ -18,6 +18,7 @@ from service.operations.heal_grid import HealGrid
 from service.operations.settle_change import SettleChange
 
 LOOK_AGAIN_S = 0.1
+LOOKS_A_LINE = 600  # of one and the same outage, about one a minute
 
 _log = get_logger("operations.keep_gate")
 
@@ -52,6 +53,8 @@ class KeepGate:
         self._store = store
         self._heal = heal
         self._settle = settle
+        self._in_vain: tuple[str, str] | None = None
+        self._times = 0
 
     async def run(self) -> None:
         """Look, whenever and as long as Redis is not asked or has not been told everything; never ends by itself."""
@@ -75,7 +78,7 @@ class KeepGate:
             if catch_up:
                 await self._catch_up()
         except (Unavailable, OutcomeUnknown) as problem:
-            _log.info("redis not asked yet", error=problem.message)
+            self._say("redis not asked yet", problem.message)
             return False
         except Exception:
             # Whatever it was: nobody else looks, so a process that stopped would do without Redis for ever.
@@ -104,11 +107,20 @@ class KeepGate:
             await self._settle.tell_late()
             await self._heal()
         except BookingError as problem:
-            _log.info("grid not repaired yet", error=problem.message)
+            self._say("grid not repaired yet", problem.message)
             return False
         except Exception:
             # As in `look`: who stopped here would go by Postgres for ever.
             _log.exception("grid not repaired")
             return False
         self._breaker.caught_up(falls)
+        self._in_vain = None
         return True
+
+    def _say(self, what: str, why: str) -> None:
+        """Log what was in vain and why: when it begins, when that changes, and now and then."""
+        if self._in_vain != (what, why):
+            self._in_vain, self._times = (what, why), 0
+        if self._times % LOOKS_A_LINE == 0:
+            _log.info(what, error=why)
+        self._times += 1

@@ -7,15 +7,18 @@ import os
 import shutil
 import signal
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import pytest
+from structlog.testing import capture_logs
 
 from service.app import Services, open_services
 from service.claims.breaker import Trip
 from service.config import Settings
 from service.db.commit import CommitOutcome
 from service.embedded.redis import EmbeddedRedis
-from service.errors import SlotUnavailable
+from service.errors import SlotUnavailable, Unavailable
+from service.operations.keep_gate import LOOKS_A_LINE
 from service.operations.local_rates import RateSeen
 from tests.invariants.looks import booked, cancelled, listed, overlaps
 from tests.operations import steps
@@ -190,3 +193,16 @@ async def test_a_process_starts_without_it_and_asks_it_when_it_comes(settings: S
         await asked_again(services)
         assert closed_gates(services) == 0
         assert await all_agrees(services)
+
+
+async def test_an_outage_is_told_when_it_begins_and_when_its_reason_changes(services: Services) -> None:
+    gate, looks = services.keep_gate, AsyncMock(side_effect=Unavailable("away"))
+    services.keeping_gate.cancel()
+    services.breaker.trip(Trip.FAULT)
+    with capture_logs() as lines, patch.object(gate._server, "look", looks):
+        for reason in ("away", "read only"):
+            looks.side_effect = Unavailable(reason)
+            for _ in range(LOOKS_A_LINE):
+                assert not await gate.look()
+    said = [line["error"] for line in lines if line["event"] == "redis not asked yet"]
+    assert said == ["away", "read only"]
