@@ -102,6 +102,16 @@ async def test_the_url_of_a_host_alone_is_a_path_that_is_none(door: Door) -> Non
     assert door.sample("booking_http_requests_total", method="GET", route="(none)", status="500") == 0
 
 
+async def test_a_method_that_is_nearly_head_is_answered_with_the_body_it_is_told_of(door: Door) -> None:
+    talk = await door.talk()
+    for method in (b"head", b"Head", b"head"):
+        sent = method + b" /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        told = await talk.say(sent, ALIVE, ALIVE).hear()
+        assert (told.status, told.json["error"]) == (405, "METHOD_NOT_ALLOWED")
+        for _ in range(2):
+            assert (await talk.hear()).json == {"status": "alive"}
+
+
 async def test_white_space_after_a_value_is_not_of_it(door: Door) -> None:
     talk = await door.talk()
     told = await talk.say(KEYED[:-2], b" \t\r\nX-Correlation-ID: mine \r\n\r\n").hear()
