@@ -126,6 +126,8 @@ class Exchange(Http):
         hosts = len(said.getall("host", ()))
         if hosts > 1 or (hosts == 0 and request.version == "1.1"):
             raise BadRequest("the request must name its host, once")
+        if request.version == "1.0" and "transfer-encoding" in said:
+            raise BadRequest("HTTP/1.0 knows no chunks")  # a proxy that speaks it may take them for another request
         if mine.request_body is True and not is_length(said["content-length"]):
             raise BadRequest("Bad content-length")
         if "connection" in said:
