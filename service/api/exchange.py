@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 from sanic import Request
@@ -96,13 +97,9 @@ class Exchange(Http):
                 del buffer[:2]  # some clients end a body so (RFC 9112, 2.2)
             if bytes(buffer[:2]) in (b"", b"\r"):
                 self.stage = Stage.IDLE  # no request has begun
-                try:
-                    await mine.protocol.receive_more()
-                except asyncio.CancelledError:
-                    self.create_empty_request()  # Sanic wants to say of which request the connection was lost
-                    raise
+                await self._of_none(mine.protocol.receive_more())
                 self.stage = Stage.REQUEST
-        await base.http1_request_header()
+        await self._of_none(base.http1_request_header())
         mine.protocol.head_is_read()
         request: Any = self.request
         self.head_only = request.method == "HEAD"  # Sanic takes "head" for it, whose answer has a body as any other's
@@ -134,6 +131,15 @@ class Exchange(Http):
             mine.keep_alive = keeps_alive(request.version, said.getall("connection"))
         if request.version == "1.0":
             mine.expecting_continue = False  # such a client does not know what a 100 is
+
+    async def _of_none(self, waiting: Awaitable[None]) -> None:
+        """Wait for what belongs to no request yet: of which the connection was lost Sanic wants to say all the same."""
+        try:
+            await waiting
+        except asyncio.CancelledError:
+            if self.request is None:
+                self.create_empty_request()
+            raise
 
     def create_empty_request(self) -> None:
         """As inherited, of what is no request; without its URL, which may be what cannot be read."""

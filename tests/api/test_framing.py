@@ -263,6 +263,19 @@ async def test_a_request_that_came_with_the_stop_is_answered(services: Services)
         assert (await talk.say(b"st: x\r\n\r\n").hear()).headers["connection"] == "close"
 
 
+async def test_who_stops_before_a_head_is_whole_cuts_it_off_and_that_is_nobodys_crash(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "GRACEFUL_S", 0.1)
+    async with open_door(services) as door:
+        talk = await door.talk()
+        await talk.say(ALIVE, b"GET /livez HTTP/1.1\r\nHo").hear()
+        door.stop.set()
+        assert await talk.ended()
+        await asyncio.wait_for(asyncio.shield(door.serving), 60)
+    assert not caplog.records
+
+
 async def test_who_stops_while_there_is_no_room_says_so_too(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
