@@ -188,9 +188,16 @@ class Connection(HttpProtocol):
         await self._more
 
     async def send(self, data: bytes) -> None:
-        """Write as soon as the client takes more. Raises RequestCancelled when it is gone."""
+        """Write as soon as the client takes more. Raises RequestCancelled when it is gone, or does not in time.
+
+        The inherited timeouts end what goes on once. That is told to the client then, which waits here too.
+        """
         if not self._can_write.is_set():
-            await self._can_write.wait()
+            too_late = self.loop.call_later(self.response_timeout, self.abort)
+            try:
+                await self._can_write.wait()
+            finally:
+                too_late.cancel()
         if self.transport is None or self.transport.is_closing():
             raise RequestCancelled
         self.transport.write(data)

@@ -70,6 +70,22 @@ class Wire(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
 
+class Full(Wire):
+    """Nobody takes what is written."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def write(self, data: Any) -> None:
+        super().write(data)
+        self._connection.pause_writing()
+
+    def abort(self) -> None:
+        self.close()
+        self._connection.connection_lost(None)
+
+
 @pytest.fixture
 async def connect(services: Services) -> AsyncIterator[Any]:
     """Makes connections to the API, which has a path that says what it was told."""
@@ -193,6 +209,21 @@ async def test_what_is_said_twice_or_traced_is_understood_as_sanic_alone_does(
     assert ours[0].count(b"HTTP/1.1 200 ") == len(values)
     monkeypatch.setattr(Exchange, "_is_alike", lambda *_: False)
     assert ours == await answers(connect, requests)
+
+
+@pytest.mark.parametrize(
+    "then",
+    ["GET /livez HT", "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", "GET bad\r\n\r\n", "\r\n", ""],
+)
+async def test_who_takes_no_answer_is_cut_off_whatever_it_sends_then(connect: Any, then: str) -> None:
+    times = {"REQUEST_TIMEOUT": 0.1, "RESPONSE_TIMEOUT": 0.1, "KEEP_ALIVE_TIMEOUT": 0.1}
+    connect.keywords["app"].config.update(times)
+    connection: Any = connect()
+    wire = Full(connection)
+    connection.connection_made(wire)
+    connection.data_received(f"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n{then}".encode())
+    await eventually(lambda: wire.closed, within_s=10, what="the end of the connection")
+    assert wire.written.count(b"HTTP/1.1 ") == 1
 
 
 async def test_a_head_has_its_time_from_its_first_byte_and_what_follows_its_own(connect: Any) -> None:
