@@ -21,7 +21,7 @@ _FOREIGN = re.compile(
     rb"\r\n(?:content-length|transfer-encoding|connection|host|expect):[^\r]*[\x80-\xff]", re.IGNORECASE
 )
 _LENGTH = re.compile(r"[0-9]+[ \t]*")
-_LONGEST_CHUNK_LINE = 64
+_LONGEST_CHUNK_LINE = 256  # with the end of what was before it, and its own
 _CHUNK = re.compile(rb"\r\n0*[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 
 
@@ -37,9 +37,10 @@ def is_length(text: str) -> bool:
 
 def is_chunk(received: bytes | bytearray) -> bool | None:
     """Whether the end of what was before and the line of a chunk's size come next; None while that is not known yet."""
-    end = received.find(b"\r\n", 3)
+    # Of a longer line the end is not looked for, also where it has come: how it was cut on its way must not matter.
+    end = received.find(b"\r\n", 3, _LONGEST_CHUNK_LINE)
     if end < 0:
-        return None if len(received) <= _LONGEST_CHUNK_LINE else False
+        return None if len(received) < _LONGEST_CHUNK_LINE else False
     return _CHUNK.fullmatch(received, 0, end + 2) is not None
 
 

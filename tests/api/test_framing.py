@@ -14,6 +14,7 @@ from sanic.exceptions import NotFound
 
 from service.api import connection, server
 from service.api.endpoint import Call, Route
+from service.api.framing import is_chunk
 from service.api.response import Response
 from service.app import Services
 from tests.api_people.conftest import ADMIN
@@ -188,6 +189,15 @@ async def test_chunks_are_read_as_they_come_after_a_continue_too(door: Door) -> 
     size = int(head.lower().partition(b"content-length: ")[2].split()[0])
     assert json.loads(await talk._reader.readexactly(size))["email"] == "a@example.com"
     assert (await talk.say(ALIVE).hear()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("longer", "well"), [(0, True), (60, True), (100, True), (240, True), (300, False), (9_000, False)]
+)
+def test_a_chunk_is_read_alike_however_it_is_cut_on_its_way(longer: int, well: bool) -> None:
+    sent = b"\r\n2;%b\r\n{}\r\n" % (b"x" * longer)
+    seen = [found for size in range(len(sent)) if (found := is_chunk(sent[:size])) is not None]
+    assert set(seen) == {well}
 
 
 async def test_who_sends_byte_by_byte_has_no_more_time_than_others(services: Services) -> None:
