@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -211,7 +212,8 @@ async def test_who_sends_byte_by_byte_has_no_more_time_than_others(services: Ser
             sent += 1
             assert sent < PATIENT_S / 0.05
             await asyncio.sleep(0.05)
-        assert (await said).startswith(b"HTTP/1.1 400 ")
+        with suppress(ConnectionResetError):  # a byte that came with the end of its time
+            assert (await said).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_who_is_not_answered_in_time_is_not_told_that_nothing_happened(services: Services) -> None:
