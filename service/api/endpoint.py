@@ -443,4 +443,5 @@ def _plain(problem: SanicException) -> str:
         return "there is nothing at this path"
     if problem.status_code == 405:
         return "this path does not know this method"
-    return str(problem) or "the request cannot be read"
+    # It may tell of a header, whose bytes that are no UTF-8 arrive as half characters.
+    return str(problem).encode(errors="replace").decode() or "the request cannot be read"

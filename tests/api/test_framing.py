@@ -177,6 +177,14 @@ async def test_a_client_of_http_1_0_is_not_told_to_continue(door: Door) -> None:
     assert (await all_said(talk)).startswith(b"HTTP/1.1 401 ")
 
 
+@pytest.mark.parametrize("expected", [b"a-miracle", b"\xff"])
+async def test_what_nobody_can_expect_is_refused_in_our_words(door: Door, expected: bytes) -> None:
+    talk = await door.talk()
+    answered = await all_said(talk.say(POST, b"Expect: %b\r\nContent-Length: 2\r\n\r\n{}" % expected))
+    assert answered.startswith(b"HTTP/1.1 400 "), answered
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["error"] == "VALIDATION_ERROR"
+
+
 async def test_chunks_are_read_as_they_come_after_a_continue_too(door: Door) -> None:
     talk = await door.talk()
     talk.say(KEYED[:-2].replace(b"GET /api/coaches", b"POST /api/contacts"), b"\r\nContent-Type: application/json\r\n")
