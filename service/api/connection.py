@@ -193,7 +193,8 @@ class Connection(HttpProtocol):
         The inherited timeouts end what goes on once. That is told to the client then, which waits here too.
         """
         if not self._can_write.is_set():
-            too_late = self.loop.call_later(self.response_timeout, self.abort)
+            loop: asyncio.AbstractEventLoop = self.loop
+            too_late = loop.call_later(self.response_timeout, self.abort)
             try:
                 await self._can_write.wait()
             finally:

@@ -137,7 +137,8 @@ class Exchange(Http):
         try:
             await waiting
         except asyncio.CancelledError:
-            if self.request is None:
+            mine: Any = self
+            if mine.request is None:
                 self.create_empty_request()
             raise
 

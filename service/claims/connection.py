@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ConfigurationError
@@ -43,6 +43,8 @@ def _reporting(base: Any) -> Any:
     """The connection class, quick to pack; a transport closed under it is a lost connection, as uvloop does not say."""
 
     class Reporting(base):
+        leads_to = ""  # the run id of its server, where somebody looks at that
+
         def pack_command(self, *arguments: Any) -> list[bytes]:
             # In C, as redis-py does it for clients that block: a call of 14 bookings takes 7 instead of 64 µs.
             return _PACKER.pack(*arguments)
@@ -69,11 +71,22 @@ def _reporting(base: Any) -> Any:
 
 
 class _Pool(ConnectionPool):
-    """Connections for so many callers at once; who comes beyond them waits its turn, and no longer than `timeout`."""
+    """Connections for so many callers at once; who comes beyond them waits its turn, and no longer than `timeout`.
 
-    def __init__(self, *, connection_class: Any = Connection, timeout: float, **options: Any) -> None:
+    A connection that leads to a server that is not known any more is left before it is used again.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection_class: Any = Connection,
+        timeout: float,
+        is_known: Callable[[str], bool] | None = None,
+        **options: Any,
+    ) -> None:
         inherited: Any = super()  # untyped
         inherited.__init__(connection_class=_reporting(connection_class), **options)
+        self._is_known = is_known
         self._patience_s = timeout
         self._room = asyncio.Semaphore(self.max_connections)
 
@@ -93,11 +106,22 @@ class _Pool(ConnectionPool):
             self._room.release()
             raise
         try:
+            if connection.is_connected and self._is_to_be_left(connection):
+                await connection.disconnect(nowait=True)
             await self.ensure_connection(connection)
         except BaseException:  # a cancellation as well: the room must not be lost
             await self.release(connection)
             raise
         return connection
+
+    def leave(self) -> None:
+        """The server has given its place to another: nobody asks it over one of these connections again."""
+        for connection in (*self._available_connections, *self._in_use_connections):
+            connection.mark_for_reconnect()
+
+    def _is_to_be_left(self, connection: Any) -> bool:
+        is_known = self._is_known
+        return connection.should_reconnect() or (is_known is not None and not is_known(connection.leads_to))
 
     async def release(self, connection: Any) -> None:
         self._in_use_connections.remove(connection)
@@ -109,14 +133,19 @@ class _Client(Redis):
     async def execute_command(self, *command: Any, **options: Any) -> Any:
         pool: Any = self.connection_pool  # untyped, as the next is
         inherited: Any = super()
-        if self.single_connection_client:
-            return await inherited.execute_command(*command, **options)
-        connection = await pool.get_connection()
         try:
-            await connection.send_command(*command)
-            return await inherited.parse_response(connection, command[0], **options)
-        finally:
-            await pool.release(connection)
+            if self.single_connection_client:
+                return await inherited.execute_command(*command, **options)
+            connection = await pool.get_connection()
+            try:
+                await connection.send_command(*command)
+                return await inherited.parse_response(connection, command[0], **options)
+            finally:
+                await pool.release(connection)
+        except ReadOnlyError:
+            # Behind one address a failover need not cut anybody off: who became a replica keeps its clients.
+            pool.leave()
+            raise
 
 
 def connect(
@@ -129,8 +158,10 @@ def connect(
     """A client that gives up after `timeout_s` (None: waits, for blocking reads) and never retries by itself.
 
     `is_known` is asked of every new connection with the server's run id, before any command is sent over it: a False
-    raises ServerChanged. So nobody talks to a server that was restarted, or replaced, without knowing it. Of the URL's
-    options `health_check_interval` has no effect: a connection that was lost is found out by its next command.
+    raises ServerChanged. So nobody talks to a server that was restarted, or replaced, without knowing it. Connections
+    to a server that is not known any more are left, and so are all once it was said over one that it takes no writes.
+    Of the URL's options `health_check_interval` has no effect: a connection that was lost is found out by its next
+    command.
     """
     options: dict[str, Any] = {
         "protocol": 2,
@@ -147,7 +178,7 @@ def connect(
     if not url.startswith("unix"):
         options["socket_connect_timeout"] = REQUEST_TIMEOUT_S
     if is_known is not None:
-        options["redis_connect_func"] = _looking_at_the_server(is_known)
+        options |= {"redis_connect_func": _looking_at_the_server(is_known), "is_known": is_known}
     pool: Any = _Pool  # redis-py leaves from_url's options untyped
     return _Client.from_pool(pool.from_url(url, **options))
 
@@ -156,7 +187,8 @@ def _looking_at_the_server(is_known: Callable[[str], bool]) -> Callable[[Any], A
     async def look(connection: Any) -> None:
         await connection.on_connect()
         await connection.send_command("INFO", "server")
-        if not is_known(run_id_of(await connection.read_response())):
+        connection.leads_to = run_id_of(await connection.read_response())
+        if not is_known(connection.leads_to):
             raise ServerChanged("the server is not the one the grid was derived in")
 
     return look

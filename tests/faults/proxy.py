@@ -104,6 +104,10 @@ class Proxy:
         elif before is Mode.REFUSE:
             await self.open()
 
+    def lead_to(self, server_port: int) -> None:
+        """Connect whoever comes from now on to another server; who is connected stays where it is."""
+        self._server_port = server_port
+
     def cut(self) -> int:
         """End every connection by a reset; how many there were."""
         links = list(self._links)

@@ -6,23 +6,32 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from random import Random
 from typing import Any
 from unittest.mock import AsyncMock, patch
+from urllib.parse import urlsplit
 
 import pytest
+from redis.exceptions import ReadOnlyError
 from structlog.testing import capture_logs
 
 from service.app import Services, open_services
 from service.claims.breaker import Trip
+from service.claims.connection import connect
 from service.config import Settings
 from service.db.commit import CommitOutcome
 from service.embedded.redis import EmbeddedRedis
 from service.errors import SlotUnavailable, Unavailable
 from service.operations.keep_gate import LOOKS_A_LINE
 from service.operations.local_rates import RateSeen
+from tests.faults.proxy import Proxy
 from tests.invariants.looks import booked, cancelled, listed, overlaps
 from tests.operations import steps
-from tests.servers import eventually
+from tests.servers import eventually, folder_of_its_own, free_port
 from tests.ungated.conftest import agreed, asked_again
 from tests.wishes import caller, free_starts, wish
 
@@ -206,3 +215,57 @@ async def test_an_outage_is_told_when_it_begins_and_when_its_reason_changes(serv
                 assert not await gate.look()
     said = [line["error"] for line in lines if line["event"] == "redis not asked yet"]
     assert said == ["away", "read only"]
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[EmbeddedRedis, EmbeddedRedis]]:
+    """Two servers that speak TCP."""
+    binary = os.environ.get("TEST_REDIS_BIN")
+    with ExitStack() as stack:
+        servers: list[EmbeddedRedis] = []
+        for _ in range(2):
+            folder = stack.enter_context(folder_of_its_own())
+            server = EmbeddedRedis(folder, binary=Path(binary) if binary else None, tcp_port=free_port())
+            server.start()
+            stack.callback(server.stop)
+            servers.append(server)
+        yield servers[0], servers[1]
+
+
+async def test_a_server_that_gave_its_place_to_another_is_left(
+    settings: Settings, two: tuple[EmbeddedRedis, EmbeddedRedis], sql: Any
+) -> None:
+    """After a failover behind one address: nobody cut the connections to the old one, which is a replica now."""
+    ports = [urlsplit(server.tcp_url).port or 0 for server in two]
+    proxy = Proxy(ports[0], Random(1))
+    await proxy.open()
+    url = f"redis://127.0.0.1:{proxy.port}"
+    reading: Any = connect(url)
+    try:
+        async with open_services(replace(settings, redis_url=url)) as services:
+            await asked_again(services)
+            org = await services.roster_store.organization("demo")
+            assert org is not None
+            await services.keeper.fill(org)
+            starts = await free_starts(services, org)
+            await asyncio.gather(*(services.redis.get("x") for _ in range(10)))
+            await reading.set("x", 1)
+            old: Any = connect(two[0].url)
+            await old.replicaof("127.0.0.1", free_port())
+            await old.aclose()
+            proxy.lead_to(ports[1])
+
+            await booked(services, org, starts[20])
+            await asked_again(services)
+            assert (await services.gate_store.epoch())[0] == 3
+            assert await services.redis.get("x") is None, "also who only reads asks the new one"
+            await asyncio.gather(*(booked(services, org, starts[24 + n], person=n) for n in range(10)))
+            assert services.breaker.closed
+            assert await overlaps(sql) == 0
+            assert await all_agrees(services)
+        with pytest.raises(ReadOnlyError):
+            await reading.set("x", 1)
+        assert await reading.set("x", 1)
+    finally:
+        await reading.aclose()
+        await proxy.close()
