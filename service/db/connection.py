@@ -47,6 +47,8 @@ CROWDED = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,
     asyncpg.DiskFullError,
+    asyncpg.PostgresIOError,
+    asyncpg.ConfigurationLimitExceededError,
     asyncpg.ReadOnlySQLTransactionError,
 )
 # There is no connection, because the server does not let us in: a password that was changed, a database that is being

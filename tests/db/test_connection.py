@@ -65,6 +65,15 @@ async def test_a_standby_takes_nothing_and_the_next_write_goes_over_another_conn
         await connection.execute("DELETE FROM appointments")
 
 
+@pytest.mark.parametrize("code", ["53100", "53200", "53300", "53400", "58030"])
+async def test_a_server_without_room_is_no_fault_of_the_request(database: Database, code: str) -> None:
+    """Full disk, memory, connections, temporary files; an I/O error."""
+    with pytest.raises(Unavailable) as refused:
+        async with database.writing() as connection:
+            await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$")
+    assert not isinstance(refused.value, OutcomeUnknown)
+
+
 @pytest.fixture
 async def guest(database_url: str) -> AsyncIterator[str]:
     """The URL of a role that may do nothing but connect, as everybody may."""
