@@ -89,7 +89,8 @@ def build_api(services: Services, session: aiohttp.ClientSession) -> tuple[Edge,
         metrics=services.metrics,
         cors_origin=settings.cors_origin,
     )
-    operations = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    health = CheckHealth(services.database, services.redis, services.shards)
+    operations = OperationRoutes(health, services.metrics)
     check_sender = CheckSender(CalendarSecretStore(services.database), services.clock, services.tasks)
     routes = [
         *AvailabilityRoutes(edge, services.availability, services.rosters, services.clock).routes(),

@@ -6,25 +6,28 @@ import asyncio
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from service.claims.keys import Shards
 from service.db.connection import Database
 from service.db.migrate import is_migrated
 from service.errors import Unavailable
 
 WAIT_S = 1.0
+_WRITTEN_FOR_MS = 1_000
 
 
 class CheckHealth:
     """Asks Postgres and Redis, each for at most a second."""
 
-    def __init__(self, database: Database, redis: Redis) -> None:
+    def __init__(self, database: Database, redis: Redis, shards: Shards) -> None:
         self._database = database
         self._redis: Any = redis
+        self._name = shards.all[0].lock("health")
 
     async def __call__(self) -> dict[str, str]:
-        """The state of each dependency, `up` or `down`; of Postgres also `not migrated` or `read only`."""
-        postgres, redis = await asyncio.gather(self._postgres(), self._answers())
+        """The state of each dependency: `up`, `down`; also `not migrated`, `read only` (Postgres), `refusing` (Redis)."""
+        postgres, redis = await asyncio.gather(self._postgres(), self._takes_a_write())
         return {"postgres": postgres, "redis": redis}
 
     async def _postgres(self) -> str:
@@ -36,9 +39,11 @@ class CheckHealth:
         except (TimeoutError, Unavailable):
             return "down"
 
-    async def _answers(self) -> str:
+    async def _takes_a_write(self) -> str:
         try:
-            await asyncio.wait_for(self._redis.execute_command("PING"), WAIT_S)
+            await asyncio.wait_for(self._redis.set(self._name, b"1", px=_WRITTEN_FOR_MS), WAIT_S)
+        except ResponseError:  # out of memory, a replica, a full disk: it answers, and nobody books with it
+            return "refusing"
         except (TimeoutError, RedisError, OSError):
             return "down"
         return "up"

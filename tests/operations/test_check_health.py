@@ -14,7 +14,7 @@ from service.operations.check_health import CheckHealth
 async def test_beside_a_schema_without_its_migrations_it_is_not_ready(services: Services, sql: Any) -> None:
     """It would answer 500 where it asks for what is not there yet, and the release before it still answers rightly."""
     anybody: Any = None
-    routes = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    routes = OperationRoutes(CheckHealth(services.database, services.redis, services.shards), services.metrics)
     assert (await routes.readyz(anybody)).status == 200
     await sql.execute("DELETE FROM schema_migrations WHERE number = (SELECT max(number) FROM schema_migrations)")
     for answer in (await routes.readyz(anybody), await routes.health(anybody)):
@@ -29,7 +29,7 @@ async def test_beside_a_server_that_takes_no_writes_it_is_not_ready_until_it_tak
 ) -> None:
     """A standby answers whatever only reads; and its sessions stay as they began, so each is closed that is met."""
     anybody: Any = None
-    routes = OperationRoutes(CheckHealth(services.database, services.redis), services.metrics)
+    routes = OperationRoutes(CheckHealth(services.database, services.redis, services.shards), services.metrics)
     name = await sql.fetchval("SELECT current_database()")
     async with services.database.writing() as connection:
         await connection.execute("SET default_transaction_read_only = on")

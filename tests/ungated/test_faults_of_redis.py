@@ -26,6 +26,7 @@ from service.config import Settings
 from service.db.commit import CommitOutcome
 from service.embedded.redis import EmbeddedRedis
 from service.errors import SlotUnavailable, Unavailable
+from service.operations.check_health import CheckHealth
 from service.operations.keep_gate import LOOKS_A_LINE
 from service.operations.local_rates import RateSeen
 from tests.faults.proxy import Proxy
@@ -171,11 +172,14 @@ async def test_emptied_amid_bookings_no_claim_of_before_is_committed(
 
 
 async def test_full_it_is_not_asked_until_it_takes_writes(filled: Services, org: int) -> None:
+    health = CheckHealth(filled.database, filled.redis, filled.shards)
+    assert await health() == {"postgres": "up", "redis": "up"}
     starts = await free_starts(filled, org)
     await filled.looking_redis.config_set("maxmemory", 1)
     made = [await booked(filled, org, starts[20 + n], person=n) for n in range(3)]
     assert trips(filled, Trip.REFUSED) == 1
     assert not filled.breaker.closed
+    assert await health() == {"postgres": "up", "redis": "refusing"}
     await filled.looking_redis.config_set("maxmemory", 0)
     await asked_again(filled)
     assert await all_agrees(filled)
