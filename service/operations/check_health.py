@@ -26,7 +26,9 @@ class CheckHealth:
         self._name = shards.all[0].lock("health")
 
     async def __call__(self) -> dict[str, str]:
-        """The state of each dependency: `up`, `down`; also `not migrated`, `read only` (Postgres), `refusing` (Redis)."""
+        """The state of each dependency, `up` or `down`; of Postgres also `not migrated` and `read only`, of Redis
+        `refusing`.
+        """
         postgres, redis = await asyncio.gather(self._postgres(), self._takes_a_write())
         return {"postgres": postgres, "redis": redis}
 
