@@ -193,8 +193,7 @@ class Connection(HttpProtocol):
         The inherited timeouts end what goes on once. That is told to the client then, which waits here too.
         """
         if not self._can_write.is_set():
-            loop: asyncio.AbstractEventLoop = self.loop
-            too_late = loop.call_later(self.response_timeout, self.abort)
+            too_late = asyncio.get_running_loop().call_later(self.response_timeout, self.abort)
             try:
                 await self._can_write.wait()
             finally:
