@@ -19,7 +19,8 @@ from pathlib import Path
 LONGEST_STOP_S = 10.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - `mkdtemp` makes the folder in it ours
 # Below those that the kernel gives to whoever asks for any: between the look and the listening nobody gets one of them.
-_FIRST_PORT, _AFTER_LAST_PORT = 10_000, 32_768
+# And so that nobody gets, or is given here, what a node of a Redis Cluster listens on too: its port and ten thousand.
+_FIRST_PORT, _AFTER_LAST_PORT = 10_000, 20_000
 
 
 def ports_of_this_process() -> Iterator[int]:
