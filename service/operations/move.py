@@ -126,14 +126,13 @@ class MoveAppointment:
         reason: str | None,
         complete: Complete[Appointment] | None = None,
     ) -> Appointment:
-        attempts, moving, tokens = 0, False, set[str]()
+        attempts, moving, elsewhere = 0, False, set[str]()
         clock = asyncio.get_running_loop().time
         give_up = clock() + PATIENCE_S
         while attempts < ATTEMPTS and clock() < give_up:
             before = await self._current(org, appointment_id, versions)
             move = await self._plan(before, wish)
             token = uuid.UUID(int=uuid_utils.uuid7().int)
-            tokens.add(token.hex)
             claimed: ClaimReply | None = None
             if move is None:
                 after, considered = with_details(before, wish), None
@@ -155,8 +154,10 @@ class MoveAppointment:
                 after = self._moved(move, wish, reply) if reply.outcome is ClaimOutcome.CLAIMED else None
                 # Its own coach is taken by itself: what another move of it holds is no reason to go elsewhere. One that
                 # has ended since the claim held it still.
-                moved, moving = moving, _not_as_wished(move, reply) and await self._is_moving(before, tokens, reply)
+                mine = {token.hex, *elsewhere}
+                moved, moving = moving, _not_as_wished(move, reply) and await self._is_moving(before, mine, reply)
                 if moving or (moved and _not_as_wished(move, reply)):
+                    elsewhere.add(token.hex)  # what it has is another coach's: no reason why its own is not free
                     await self._wait_for_itself(token, before, after)
                     continue
                 if after is None:

@@ -414,6 +414,29 @@ async def test_where_nobody_can_say_whether_it_is_being_moved_and_it_has_no_plac
         await services.move(org, booked.appointment_id, wanted, **WHO)
 
 
+async def test_a_move_whose_own_coach_it_could_not_give_up_goes_to_no_other(
+    services: Services, org: int, booked: Appointment, monkeypatch: Any
+) -> None:
+    change, settle = services.appointments.change, services.move._settle
+    outcomes = [ChangeOutcome.STALE]
+
+    async def stale_once(wanted: Change) -> ChangeOutcome:
+        return outcomes.pop() if outcomes else await change(wanted)
+
+    monkeypatch.setattr("service.operations.move.PATIENCE_S", 0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(services.appointments, "change", stale_once)
+        patch.setattr(settle, "repair_ended", AsyncMock(side_effect=Unavailable("no connection to Redis was free")))
+        with pytest.raises(Unavailable):
+            await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert await services.appointments.get(org, booked.appointment_id) == booked
+    await steps.expire_pending(services)
+    assert await services.reconcile() > 0
+    moved = await services.move(org, booked.appointment_id, later(booked), **WHO)
+    assert (moved.column, moved.version) == (booked.column, 2)
+    assert await steps.differences(services, org) == 0
+
+
 async def test_a_move_does_not_wait_for_a_place_that_it_could_not_give_up_itself(
     services: Services, org: int, booked: Appointment, monkeypatch: Any
 ) -> None:
