@@ -114,6 +114,8 @@ class Exchange(Http):
     def _insist(self, request: Any) -> None:
         """Refuse what could be read in two ways, and see what Sanic does not. Raises BadRequest."""
         mine: Any = self
+        if request.version == "1.0":
+            mine.expecting_continue = False  # such a client does not know what a 100 is
         if not is_well_formed(request.head):
             raise BadRequest("the head of the request is malformed")
         said: Any = request.headers
@@ -129,8 +131,6 @@ class Exchange(Http):
             raise BadRequest("Bad content-length")
         if "connection" in said:
             mine.keep_alive = keeps_alive(request.version, said.getall("connection"))
-        if request.version == "1.0":
-            mine.expecting_continue = False  # such a client does not know what a 100 is
 
     async def _of_none(self, waiting: Awaitable[None]) -> None:
         """Wait for what belongs to no request yet: of which the connection was lost Sanic wants to say all the same."""

@@ -60,6 +60,7 @@ async def all_said(talk: Talk) -> bytes:
         POST + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 70,
         POST.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"No Token: 1\r\nContent-Length: 100\r\n\r\n",
         POST + b"Host: y\r\nContent-Length: 0\r\n\r\n",
         b"POST /api/appointments HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
