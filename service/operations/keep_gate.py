@@ -8,6 +8,7 @@ of before can be committed from then on. The days are derived again as they are 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from service.claims.breaker import GateBreaker
 from service.claims.server import RedisServer, Seen
@@ -18,7 +19,7 @@ from service.operations.heal_grid import HealGrid
 from service.operations.settle_change import SettleChange
 
 LOOK_AGAIN_S = 0.1
-LOOKS_A_LINE = 600  # of one and the same outage, about one a minute
+LINE_EVERY_S = 60.0  # of one and the same outage
 
 _log = get_logger("operations.keep_gate")
 
@@ -54,7 +55,7 @@ class KeepGate:
         self._heal = heal
         self._settle = settle
         self._in_vain: tuple[str, str] | None = None
-        self._times = 0
+        self._said_at = 0.0
 
     async def run(self) -> None:
         """Look, whenever and as long as Redis is not asked or has not been told everything; never ends by itself."""
@@ -119,8 +120,7 @@ class KeepGate:
 
     def _say(self, what: str, why: str) -> None:
         """Log what was in vain and why: when it begins, when that changes, and now and then."""
-        if self._in_vain != (what, why):
-            self._in_vain, self._times = (what, why), 0
-        if self._times % LOOKS_A_LINE == 0:
+        now = time.monotonic()
+        if self._in_vain != (what, why) or now - self._said_at >= LINE_EVERY_S:
+            self._in_vain, self._said_at = (what, why), now
             _log.info(what, error=why)
-        self._times += 1
