@@ -160,9 +160,8 @@ def connect(
     `is_known` is asked of every new connection with the server's run id, before any command is sent over it: a False
     raises ServerChanged. So nobody talks to a server that was restarted, or replaced, without knowing it. Connections
     to a server that is not known any more are left, and so are all once a command over one, or a script, was refused
-    because it takes no writes.
-    Of the URL's options `health_check_interval` has no effect: a connection that was lost is found out by its next
-    command.
+    because it takes no writes. Of the URL's options `health_check_interval` has no effect: a connection that was lost
+    is found out by its next command.
     """
     options: dict[str, Any] = {
         "protocol": 2,

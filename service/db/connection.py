@@ -42,7 +42,8 @@ UNKNOWN = (
 TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 # A row carries what the schema refuses or Postgres cannot hold; written again it would be refused again.
 POISONED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
-# The server has no room right now, or is a standby after a failover; nothing was written.
+# The server has no room right now, or is a standby after a failover; nothing was written. An I/O error at the commit
+# itself ends the server's process, which the driver reports as a lost connection.
 CROWDED = (
     asyncpg.TooManyConnectionsError,
     asyncpg.OutOfMemoryError,

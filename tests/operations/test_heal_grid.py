@@ -79,7 +79,8 @@ async def test_whoever_derives_another_day_is_not_disturbed_by_a_repair(services
     await services.gate_store.note(CoachDays(org, 2, day + 1, day + 2))
     assert await services.heal() == 1
     field = f"{org}:{day}:*"
-    assert await services.redis.hget(services.shards.of(org).repairs, field) == mark.encode()  # type: ignore[misc]
+    redis: Any = services.redis
+    assert await redis.hget(services.shards.of(org).repairs, field) == mark.encode()
 
 
 async def test_while_redis_is_away_one_repair_is_tried_and_no_other(
