@@ -10,11 +10,12 @@
 --          rate        [key, limit, window_ms, times]              limit 0 means counted but never refused; `times`
 --                                                                  requests at once are `limited` when all of them are
 --          idempotency [key, fingerprint, mark_ttl_ms, owner]
---          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, turn,
+--          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, begin,
 --                       scores, limits, deficits, start_cell, idempotency_key_name, own]
 --            segments  [[open, occupied, first, count, open_first, open_count] ...] one a UTC day
 --            dates     [[zone_field or false, full, counts, local_day] ...] one a zone of the team
---            strategy  'balanced' | 'score' | 'requested'; column -1 unless requested
+--            strategy  'balanced' | 'score' | 'requested'; column -1 unless requested; begin is the column at which looking
+--                      for those who are free begins
 --            own       of an appointment that moves: [appointment, column, start_cell, count, local_day, considered (hex),
 --                      search, overlaps]; its time and its count on that day are taken out. search: 'keep' its coach if
 --                      possible, 'others' only, 'any'; overlaps [[segment, first, last] ...] are the rows of the wanted
@@ -36,7 +37,7 @@
 --                revision of the roster
 --   broken       the item could not be evaluated: the message
 
-local band, bor, bnot, lshift = bit.band, bit.bor, bit.bnot, bit.lshift
+local band, bor, bnot, lshift, rshift = bit.band, bit.bor, bit.bnot, bit.lshift, bit.rshift
 local unpack_bytes, pack_bytes, floor, find = struct.unpack, struct.pack, math.floor, string.find
 -- What is always the same is given to `call` as text: each number it is given is printed first.
 local call = redis.call
@@ -218,83 +219,6 @@ local function not_taken_from(width, w)
   if at and at <= width then return floor((at - 1) / 4) end
 end
 
--- The columns whose bits are set in word `w`, behind the `n` found so far; how many there are now.
-local function add_columns(found, n, w, free)
-  local first = w * 32
-  if free == -1 then -- all of them
-    for column = first, first + 31 do
-      n = n + 1
-      found[n] = column
-    end
-    return n
-  end
-  local left = free % 4294967296
-  for k = 0, 31 do
-    local place = BITS[k]
-    if left >= place then
-      n = n + 1
-      found[n] = first + k
-      left = left - place
-      if left == 0 then break end
-    end
-  end
-  return n
-end
-
--- Put the columns of the team that are free into `found`; how many.
-local function find_free(claim, roster, team, wanted)
-  local width, dates, n = roster.width, claim[8], 0
-  for i = 1, #dates do
-    local zone = dates[i][1]
-    zones[i] = zone and field_of(KEYS[claim[2]], roster, zone)
-  end
-  local words = #team / 6
-  if words == 0 then return 0 end
-  -- Of a team without gaps so many words further is so many places further.
-  local leap = words >= WIDE and unpack_bytes('>H', team, #team - 5) - unpack_bytes('>H', team) == words - 1
-  local place, left = claim[11] % words, words
-  while left > 0 do
-    local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
-    local passed = 0
-    if leap then
-      passed = math.min((not_taken_from(width, w) or width) - w, words - place, left)
-    end
-    if passed > 0 then
-      left, place = left - passed, (place + passed) % words
-    else
-      if wanted >= 0 then
-        members = floor(wanted / 32) == w and band(members, BITS[wanted % 32]) or 0
-      end
-      if members ~= 0 then
-        local free = free_in_word(width, w, members)
-        if free ~= 0 then n = add_columns(found, n, w, free) end
-        if n >= ENOUGH then break end
-      end
-      left, place = left - 1, (place + 1) % words
-    end
-  end
-  return n
-end
-
--- Put the columns that come into question into `found`; how many.
-local function find_candidates(claim, roster, team)
-  local own = claim[17]
-  if not own then return find_free(claim, roster, team, claim[10]) end
-  take_own_out(claim, roster.width)
-  if own[7] == 'keep' then
-    local kept = find_free(claim, roster, team, own[2])
-    if kept > 0 then return kept end
-  end
-  local n = 0
-  for i = 1, find_free(claim, roster, team, claim[10]) do
-    if own[7] ~= 'others' or found[i] ~= own[2] then
-      n = n + 1
-      found[n] = found[i]
-    end
-  end
-  return n
-end
-
 local function from_hex(text)
   return (string.gsub(text, '..', function(pair) return string.char(tonumber(pair, 16)) end))
 end
@@ -314,6 +238,135 @@ local function word_of(words, key, w, form)
     of_key[w] = word
   end
   return word
+end
+
+-- The columns whose bits are set in word `w`, behind the `n` found so far, until there are enough; how many there are now.
+local function add_columns(n, w, free)
+  local first = w * 32
+  if free == -1 and n == 0 then -- all of them
+    for k = 1, 32 do found[k] = first + k - 1 end
+    return 32
+  end
+  local left = free % 4294967296
+  for k = 0, 31 do
+    local place = BITS[k]
+    if left >= place then
+      n = n + 1
+      found[n] = first + k
+      left = left - place
+      if left == 0 or n == ENOUGH then break end
+    end
+  end
+  return n
+end
+
+-- The place of the first word of the team that is `w` or behind it.
+local function place_of(team, words, w)
+  local low, high = 0, words
+  while low < high do
+    local middle = floor((low + high) / 2)
+    if unpack_bytes('>H', team, middle * 6 + 1) < w then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+-- Put free columns of the team into `found`, in turn from the one that looking begins at, until there are enough; how many.
+local function find_free(claim, roster, team, wanted)
+  local width, dates, n = roster.width, claim[8], 0
+  for i = 1, #dates do
+    local zone = dates[i][1]
+    zones[i] = zone and field_of(KEYS[claim[2]], roster, zone)
+  end
+  local words = #team / 6
+  if words == 0 then return 0 end
+  local begin = wanted >= 0 and wanted or claim[11]
+  local place = place_of(team, words, floor(begin / 32)) % words
+  local word = unpack_bytes('>H', team, place * 6 + 1)
+  if wanted >= 0 then
+    if word ~= floor(wanted / 32) then return 0 end
+    local _, members = unpack_bytes('>HI4', team, place * 6 + 1)
+    local free = free_in_word(width, word, band(members, BITS[wanted % 32]))
+    return free == 0 and 0 or add_columns(0, word, free)
+  end
+  -- In the middle of a word its end is looked at first and its beginning last. One word alone is looked at whole.
+  local behind = words > 1 and word == floor(begin / 32) and begin % 32 > 0 and rshift(-1, begin % 32)
+  -- Of a team without gaps so many words further is so many places further.
+  local leap = words >= WIDE and unpack_bytes('>H', team, #team - 5) - unpack_bytes('>H', team) == words - 1
+  local left = behind and words + 1 or words
+  while left > 0 do
+    local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
+    local passed = 0
+    if leap then
+      passed = math.min((not_taken_from(width, w) or width) - w, words - place, left)
+    end
+    if passed > 0 then
+      left, place = left - passed, (place + passed) % words
+    else
+      if behind and left > words then
+        members = band(members, behind)
+      elseif behind and left == 1 then
+        members = band(members, bnot(behind))
+      end
+      if members ~= 0 then
+        local free = free_in_word(width, w, members)
+        if free ~= 0 then n = add_columns(n, w, free) end
+        if n >= ENOUGH then break end
+      end
+      left, place = left - 1, (place + 1) % words
+    end
+  end
+  return n
+end
+
+-- Behind the `n` found, the best-scored of all that are free, but for column `without`; how many there are now.
+local function add_best(claim, roster, team, n, without)
+  -- The best score of each word, free or not; a release of before does not tell it.
+  local tops = field_of(KEYS[claim[2]], roster, 'tops')
+  local best, most = nil, -1
+  for place = 0, #team / 6 - 1 do
+    local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
+    if not tops or word_at(tops, w * 4 + 1) > most then
+      if floor(without / 32) == w then members = band(members, bnot(BITS[without % 32])) end
+      local free = free_in_word(roster.width, w, members)
+      if free ~= 0 then
+        local of_word, left = word_of(scores_read, KEYS[claim[12]], w, SCORES), free % 4294967296
+        for k = 0, 31 do
+          if left >= BITS[k] then
+            left = left - BITS[k]
+            if of_word[k + 1] > most then best, most = w * 32 + k, of_word[k + 1] end
+          end
+        end
+      end
+    end
+  end
+  for i = 1, n do
+    if found[i] == best then return n end
+  end
+  found[n + 1] = best
+  return n + 1
+end
+
+-- Put the columns that come into question into `found`; how many.
+local function find_candidates(claim, roster, team)
+  local own, by_score = claim[17], claim[9] == 'score'
+  if not own then
+    local n = find_free(claim, roster, team, claim[10])
+    return by_score and n == ENOUGH and add_best(claim, roster, team, n, -1) or n
+  end
+  take_own_out(claim, roster.width)
+  if own[7] == 'keep' then
+    local kept = find_free(claim, roster, team, own[2])
+    if kept > 0 then return kept end
+  end
+  local others, n = own[7] == 'others', 0
+  local looked_at = find_free(claim, roster, team, claim[10])
+  for i = 1, looked_at do
+    if not others or found[i] ~= own[2] then
+      n = n + 1
+      found[n] = found[i]
+    end
+  end
+  return by_score and looked_at == ENOUGH and add_best(claim, roster, team, n, others and own[2] or -1) or n
 end
 
 -- What each of the `n` found columns scores and is owed, and the word of deficits it stands in; all scores together.

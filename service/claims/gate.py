@@ -233,7 +233,7 @@ class Gate:
                 dates,
                 claim.strategy.value,
                 claim.column,
-                claim.turn,
+                claim.begin,
                 name(keys.scores(org)),
                 name(keys.limits(org)),
                 name(keys.deficits(org)),

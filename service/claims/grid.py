@@ -107,7 +107,8 @@ class GridStore:
         for coach in roster.coaches:
             scores[coach.column] = coach.score
             limits[coach.column] = coach.max_daily_appointments
-        fields: list[str | bytes] = []
+        tops = [max(scores[first : first + 32]) for first in range(0, columns, 32)]
+        fields: list[str | bytes] = ["tops", packed_u32(tops)]
         for calendar in roster.calendars:
             fields += [f"calendar:{calendar.number}", team_words(calendar.team)]
         for number, name in enumerate(roster.zones):

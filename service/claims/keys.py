@@ -19,7 +19,7 @@ class Keys:
         self.epoch = f"{self.tag}:epoch"
 
     def roster(self, org: int) -> str:
-        """hash: version, width, revision, team and zone masks."""
+        """hash: version, width, revision, team and zone masks, the best score of each word of columns."""
         return f"{self.tag}:roster:{org}"
 
     def scores(self, org: int) -> str:

@@ -69,7 +69,8 @@ class SlotClaim(msgspec.Struct, frozen=True):
     """A wish to take a time.
 
     `zones` holds (zone index or None when the whole roster is in one zone, local day number) for every zone of
-    the team whose start grid contains the start; `column` is -1 unless a coach was asked for.
+    the team whose start grid contains the start; `column` is -1 unless a coach was asked for, `begin` the column at
+    which looking for those who are free begins.
     """
 
     org: int
@@ -81,7 +82,7 @@ class SlotClaim(msgspec.Struct, frozen=True):
     zones: tuple[tuple[int | None, int], ...]
     strategy: Strategy
     column: int
-    turn: int
+    begin: int
     idempotency_key: str | None
     own: OwnTime | None = None
 

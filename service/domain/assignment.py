@@ -10,6 +10,7 @@ A property test holds this module and the script equal.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -117,21 +118,23 @@ def choose(strategy: Strategy, candidates: Sequence[Candidate]) -> Decision:
     )
 
 
-def considered_columns(free: Sequence[int], words: Sequence[int], turn: int) -> list[int]:
-    """Which free columns are looked at: word by word from a rotating start until there are enough.
+def first_column(team: Sequence[int], turn: int) -> int:
+    """The column of an ascending team that looking begins at, `turn` being any number: each as often as the others.
 
-    `free` are the free columns, `words` the 32-column words in which the team has members (ascending),
-    `turn` any number; a team of up to 32 is always looked at whole.
+    Of a team within one word it is always the first: that one is looked at whole. An empty team has column 0.
     """
-    by_word: dict[int, list[int]] = {}
-    for column in sorted(free):
-        by_word.setdefault(column // 32, []).append(column)
-    found: list[int] = []
-    for step in range(len(words)):
-        found += by_word.get(words[(turn + step) % len(words)], [])
-        if len(found) >= ENOUGH_CANDIDATES:
-            break
-    return found
+    if not team or team[0] // 32 == team[-1] // 32:
+        return team[0] if team else 0
+    return team[turn % len(team)]
+
+
+def considered_columns(free: Sequence[int], begin: int) -> list[int]:
+    """Which of the free columns (ascending) are looked at: in turn from column `begin` on, until there are enough.
+
+    So each coach that is free is looked at as often as the others, wherever its column is, and of up to 32 all are.
+    """
+    at = bisect_left(free, begin)
+    return [*free[at:], *free[:at]][:ENOUGH_CANDIDATES]
 
 
 def reason_of(strategy: str, considered: int) -> str:

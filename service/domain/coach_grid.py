@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from service.domain.assignment import Candidate, Considered, Decision, Strategy, choose, considered_columns
+from service.domain.assignment import (
+    ENOUGH_CANDIDATES,
+    Candidate,
+    Considered,
+    Decision,
+    Strategy,
+    choose,
+    considered_columns,
+)
 from service.domain.calendar import Roster
 from service.domain.grid import Placement
 from service.domain.plane import cells_mask
@@ -40,14 +48,17 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A time that is wanted of a team: `zones` as (zone index or None, local day), `column` -1 unless asked for."""
+    """A time that is wanted of a team: `zones` as (zone index or None, local day), `column` -1 unless asked for.
+
+    `begin`: the column that looking begins at.
+    """
 
     team: Sequence[int]
     placement: Placement
     zones: Sequence[tuple[int | None, int]]
     strategy: Strategy
     column: int
-    turn: int
+    begin: int
     held: Held | None = None
 
 
@@ -90,14 +101,19 @@ class CoachGrid:
             kept = self._free(wanted, held.column)
             if kept:
                 return kept
-        found = self._free(wanted, wanted.column)
-        return [c for c in found if held is None or not held.others or c != held.column]
+        free = self._free(wanted, wanted.column)
+        found = considered_columns(free, wanted.begin)
+        looked_at = len(found)
+        if held is not None and held.others:
+            free, found = ([c for c in columns if c != held.column] for columns in (free, found))
+        if wanted.strategy is Strategy.SCORE and looked_at == ENOUGH_CANDIDATES:
+            best = min(free, key=lambda column: (-self.roster.coach_by_column[column].score, column))
+            return found if best in found else [*found, best]
+        return found
 
     def _free(self, wanted: Wanted, only: int) -> list[int]:
-        """The free columns that are looked at: all of the team, or `only` one of it."""
-        members = [c for c in wanted.team if only in (-1, c)]
-        words = sorted({column // 32 for column in wanted.team})
-        return considered_columns([c for c in members if self._is_free(wanted, c)], words, wanted.turn)
+        """The free columns: of all the team, or of `only` one of it."""
+        return [c for c in wanted.team if only in (-1, c) and self._is_free(wanted, c)]
 
     def _is_free(self, wanted: Wanted, column: int) -> bool:
         local_day = self._local_day(wanted, column)

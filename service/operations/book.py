@@ -22,6 +22,7 @@ from service.clock import Clock
 from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter, CommitOutcome, Committed, NewBooking
 from service.domain.appointment import Appointment, render
+from service.domain.assignment import first_column
 from service.domain.event import EventType
 from service.errors import (
     BookingError,
@@ -211,7 +212,7 @@ class Book:
             zones=plan.zones,
             strategy=plan.strategy,
             column=-1 if plan.coach is None else plan.coach.column,
-            turn=int(token[-4:], 16),
+            begin=first_column(plan.calendar.team, int(token, 16)),
             idempotency_key=request.idempotency_key,
         )
         return Admission(

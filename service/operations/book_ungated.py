@@ -21,6 +21,7 @@ from service.clock import Clock
 from service.db.commit import CommitOutcome, Committed, NewBooking, commit_within, find_attempted
 from service.db.gate import CoachDays, GateStore, note_repairs
 from service.domain.appointment import Appointment, render
+from service.domain.assignment import first_column
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, Held, Wanted
 from service.domain.event import EventType
@@ -178,7 +179,7 @@ class BookUngated:
         return chosen
 
     def _give(self, grid: CoachGrid, wish: Wish, plan: Plan) -> _Chosen | None:
-        claimed = grid.claim(wanted_of(plan, wish.appointment_id.int & 0xFFFF))
+        claimed = grid.claim(wanted_of(plan, wish.appointment_id.int))
         if claimed is None:
             return None
         appointment = appointment_of(
@@ -197,14 +198,14 @@ class BookUngated:
 
 
 def wanted_of(plan: Plan, turn: int, held: Held | None = None) -> Wanted:
-    """What a plan wants of the grid; `held` is what an appointment that moves has already."""
+    """What a plan wants of the grid; `turn` is any number, `held` what an appointment that moves has already."""
     return Wanted(
         team=plan.calendar.team,
         placement=plan.placement,
         zones=plan.zones,
         strategy=plan.strategy,
         column=-1 if plan.coach is None else plan.coach.column,
-        turn=turn,
+        begin=first_column(plan.calendar.team, turn),
         held=held,
     )
 

@@ -110,7 +110,7 @@ class MoveUngated:
         )
         columns = {*columns_of(plan.calendar, plan.coach), own.column}
         grid = await self._grids.grid(connection, roster, columns, days_of(plan))
-        wanted = wanted_of(plan, appointment_id.int & 0xFFFF, held)
+        wanted = wanted_of(plan, appointment_id.int, held)
         claimed = grid.claim(wanted)
         return Refused(plan) if claimed is None else make(move, claimed)
 

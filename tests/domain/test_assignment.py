@@ -7,6 +7,7 @@ plain division, which says what each coach should have had.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -20,6 +21,7 @@ from service.domain.assignment import (
     choose,
     considered_columns,
     deficit_deltas,
+    first_column,
     reason_of,
     unpack_considered,
 )
@@ -143,13 +145,41 @@ def test_what_is_packed_is_unpacked_and_its_deltas_are_the_same() -> None:
     assert deficit_deltas(65_535, unpack_considered(decision.packed())) == decision.deltas()
 
 
-def test_a_small_team_is_looked_at_whole_and_a_large_one_from_a_rotating_word() -> None:
-    assert considered_columns([31, 4, 0], [0], 9) == [0, 4, 31]
-    many = range(0, 128, 2)  # 16 in each of four words
-    assert considered_columns(many, [0, 1, 2, 3], 1) == [*range(32, 96, 2)]
-    assert considered_columns(many, [0, 1, 2, 3], 7) == [*range(96, 128, 2), *range(0, 32, 2)]
-    assert considered_columns([1, 127], [0, 1, 2, 3], 3) == [127, 1]
-    assert considered_columns([], [0, 1], 0) == []
+def test_a_small_team_is_looked_at_whole_and_of_a_large_one_32_from_a_rotating_column() -> None:
+    assert considered_columns([0, 4, 31], 0) == [0, 4, 31]
+    many = range(0, 128, 2)
+    assert considered_columns(many, 32) == [*range(32, 96, 2)]
+    assert considered_columns(many, 99) == [*range(100, 128, 2), *range(0, 36, 2)]
+    assert considered_columns([1, 127], 3) == [127, 1]
+    assert considered_columns([], 7) == []
+
+
+def test_looking_begins_at_each_of_a_large_team_as_often_and_at_the_first_of_one_word() -> None:
+    assert Counter(first_column((3, 40, 99), turn) for turn in range(300)) == {3: 100, 40: 100, 99: 100}
+    assert {first_column((33, 40, 63), turn) for turn in range(9)} == {33}
+    assert first_column((), 5) == 0
+
+
+@pytest.mark.parametrize("coaches", [33, 40, 200])
+@pytest.mark.parametrize("share_free", [1.0, 0.7])
+def test_in_a_large_team_nobody_is_far_from_its_share_wherever_its_column_is(coaches: int, share_free: float) -> None:
+    """Those of a last word with few columns were given half of theirs, or less."""
+    chance = random.Random(coaches)
+    team = range(coaches)
+    scores = [chance.randint(500_000, 1_000_000) for _ in team]
+    owed, given, earned = [0] * coaches, [0] * coaches, [0.0] * coaches
+    for _ in range(20 * coaches):
+        free = [column for column in team if chance.random() < share_free]
+        looked_at = considered_columns(free, first_column(team, chance.getrandbits(62)))
+        decision = choose(Strategy.BALANCED, [Candidate(c, scores[c], owed[c]) for c in looked_at])
+        for column, delta in decision.deltas().items():
+            owed[column] += delta
+        given[decision.winner] += 1
+        total = sum(scores[column] for column in free)
+        for column in free:
+            earned[column] += scores[column] / total
+    assert max(abs(got - share) for got, share in zip(given, earned, strict=True)) < 4
+    assert sum(owed) == 0
 
 
 def test_the_reason_says_which_rule_decided() -> None:

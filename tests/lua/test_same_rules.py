@@ -16,13 +16,21 @@ from hypothesis import strategies as st
 
 from service.claims.messages import OwnTime, Release, Search, Settlement, Side
 from service.claims.scripts import ClaimOutcome, ReleaseOutcome
-from service.domain.assignment import Candidate, Decision, Strategy, choose, considered_columns
+from service.domain.assignment import (
+    ENOUGH_CANDIDATES,
+    Candidate,
+    Decision,
+    Strategy,
+    choose,
+    considered_columns,
+    first_column,
+)
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, DayColumns, Held, Wanted
 from service.domain.grid import CELLS_PER_DAY, Placement, columns_in
 from service.domain.plane import cells_mask, plane_of
 from service.domain.search import Planes, Starts
-from tests.lua.world import DAY, ORG, World, at, coach, roster_of
+from tests.lua.world import DAY, OPEN_ALL_DAY, ORG, World, at, coach, roster_of
 
 DAYS = range(DAY - 1, DAY + 2)
 ZONES = ("Asia/Tokyo", "Europe/Paris", "UTC")
@@ -106,6 +114,7 @@ class Drawn:
         one_zone = len(self.roster.zones) == 1
         self.zones = tuple((None if one_zone else number, day) for number, day in groups.items())
         self.column = chance.choice(team or (0,)) if s.strategy is Strategy.REQUESTED else -1
+        self.begin = first_column(team, s.turn)
 
     def grid(self) -> CoachGrid:
         """The same days as the service holds them in memory when Redis is away."""
@@ -131,7 +140,7 @@ class Drawn:
             zones=self.zones,
             strategy=s.strategy,
             column=self.column,
-            turn=s.turn,
+            begin=self.begin,
         )
 
     def free(self) -> list[int]:
@@ -154,12 +163,14 @@ class Drawn:
 
     def decision(self) -> Decision | None:
         """Who is considered and who wins, by Python; None when nobody is free."""
-        team = self.roster.calendars[0].team
-        words = sorted({column // 32 for column in team})
-        columns = considered_columns(self.free(), words, self.situation.turn)
+        free = self.free()
+        columns = considered_columns(free, self.begin)
         if not columns:
             return None
         score = {c.column: c.score for c in self.roster.coaches}
+        if self.situation.strategy is Strategy.SCORE and len(columns) == ENOUGH_CANDIDATES:
+            best = max(free, key=lambda column: (score[column], -column))
+            columns += [best] if best not in columns else []
         return choose(self.situation.strategy, [Candidate(c, score[c], self.deficits[c]) for c in columns])
 
 
@@ -180,7 +191,7 @@ async def test_lua_and_python_decide_alike_and_a_release_restores_every_byte(
         zones=drawn.zones,
         strategy=situation.strategy,
         column=drawn.column,
-        turn=situation.turn,
+        begin=drawn.begin,
     )
     expected = drawn.decision()
     reply = await world.claim(wish)
@@ -214,7 +225,7 @@ async def test_lua_and_python_move_alike(world: World, situation: Situation, shi
     await world.publish(drawn.roster, drawn.deficits)
     for day in DAYS:
         await world.derive(day, open_cells=drawn.open[day], occupied=drawn.occupied[day], counts=drawn.counts[day])
-    rules = {"zones": drawn.zones, "strategy": situation.strategy, "turn": situation.turn}
+    rules = {"zones": drawn.zones, "strategy": situation.strategy, "begin": drawn.begin}
     booked = world.wish(drawn.placement, column=drawn.column, **rules)
     first, claimed = await world.claim(booked), grid.claim(drawn.wanted())
     if claimed is None:
@@ -306,6 +317,87 @@ def test_the_situations_reach_every_kind_of_answer() -> None:
 
 
 @pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("tops", [True, False], ids=["tops", "published by a release without tops"])
+async def test_by_score_the_best_of_all_that_are_free_is_given_it_in_large_teams_too(
+    world: World, seed: int, tops: bool
+) -> None:
+    """And of those who score the same the first, though 32 are looked at that need not hold them."""
+    chance = random.Random(seed)
+    columns = 32 * 5 + 8
+    score = [chance.choice([100_000, 200_000, 300_000]) for _ in range(columns)]
+    for column in chance.sample(range(columns), 40):
+        score[column] = 400_000 + column // 40
+    team = tuple(column for column in range(columns) if column % 3)
+    await world.publish(roster_of([coach(column, score=score[column], limit=100) for column in range(columns)], team))
+    await world.derive()
+    if not tops:
+        await world.redis.hdel(world.keys.roster(ORG), "tops")
+    by_score = sorted(team, key=lambda column: (-score[column], column))
+    for place, expected in enumerate(by_score[:60]):
+        begin = chance.choice(team)
+        reply = await world.claim(world.wish(at(100), strategy=Strategy.SCORE, begin=begin))
+        assert (reply.outcome, reply.first) == (ClaimOutcome.CLAIMED, expected)
+        looked_at = considered_columns(sorted(by_score[place:]), begin)
+        looked_at += [expected] if expected not in looked_at else []
+        considered: bytes = reply.second
+        assert [int.from_bytes(considered[n : n + 2], "big") for n in range(0, len(considered), 10)] == looked_at
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@pytest.mark.parametrize("team", [(0, 1), (0, 40), (70,), (0, 70)])
+async def test_nobody_stands_in_for_a_coach_who_is_asked_for_and_not_in_the_team(
+    world: World, team: tuple[int, ...]
+) -> None:
+    await world.publish(roster_of([coach(column) for column in range(96)], team))
+    await world.derive()
+    for column in (33, 64, 95):
+        reply = await world.claim(world.wish(at(100), strategy=Strategy.REQUESTED, column=column))
+        assert reply.outcome is ClaimOutcome.TAKEN
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
+@pytest.mark.parametrize("strategy", [Strategy.SCORE, Strategy.BALANCED])
+@pytest.mark.parametrize("search", [Search.OTHERS, Search.ANY])
+@pytest.mark.parametrize("begin", [0, 40, 95])
+async def test_in_a_large_team_a_move_goes_where_python_says(
+    world: World, strategy: Strategy, search: Search, begin: int
+) -> None:
+    """The best is who moves: to others only, the next best is, who need not be among the 32 that are looked at."""
+    columns = range(32 * 3)
+    next_best = 60
+    roster = roster_of([coach(c, score=899_999 if c == next_best else 900_000 - 2 * c, limit=100) for c in columns])
+    await world.publish(roster)
+    await world.derive()
+    booked = world.wish(at(100), strategy=strategy, column=0)
+    first = await world.claim(booked)
+    await world.gate.settle(Settlement(ORG, booked.token, None, ()))
+    cells = cells_mask(DAY, booked.placement.start, booked.placement.end)
+    grid = CoachGrid(
+        roster,
+        {DAY: DayColumns(dict.fromkeys(columns, OPEN_ALL_DAY), {0: cells}, {0: 1})},
+        dict(enumerate(await world.grid.deficits(ORG, len(columns)))),
+    )
+    own = OwnTime(booked.token, 0, booked.placement, DAY, first.second, search)
+    reply = await world.claim(world.wish(at(200), strategy=strategy, begin=begin, own=own))
+    held = Held(0, booked.placement, DAY, others=search is Search.OTHERS)
+    wanted = Wanted(
+        team=tuple(columns),
+        placement=at(200),
+        zones=((None, DAY),),
+        strategy=strategy,
+        column=-1,
+        begin=begin,
+        held=held,
+    )
+    claimed = grid.claim(wanted)
+    assert claimed is not None
+    assert (reply.first, reply.second) == (claimed.column, claimed.packed())
+    if strategy is Strategy.SCORE:
+        assert reply.first == (next_best if search is Search.OTHERS else 0)
+
+
+@pytest.mark.parametrize("script_server", [(None, False)], indirect=True, ids=["wheel"])
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("gap", [False, True])
 async def test_in_wide_teams_words_without_anybody_free_are_passed_over_and_no_other(
@@ -316,13 +408,13 @@ async def test_in_wide_teams_words_without_anybody_free_are_passed_over_and_no_o
     columns = 32 * 40
     team = tuple(column for column in range(columns) if not (gap and 320 <= column < 352))
     free = sorted(chance.sample(team, chance.choice([1, 3, 40])))
-    turn = chance.randrange(65_536)
+    begin = chance.choice(team)
     await world.publish(roster_of([coach(column, limit=100) for column in range(columns)], team))
     taken = {column: cells_mask(DAY, DAY * CELLS_PER_DAY, (DAY + 1) * CELLS_PER_DAY) for column in range(columns)}
     await world.derive(occupied={column: cells for column, cells in taken.items() if column not in free})
-    reply = await world.claim(world.wish(at(100), turn=turn))
+    reply = await world.claim(world.wish(at(100), begin=begin))
     assert reply.outcome is ClaimOutcome.CLAIMED
-    wanted = considered_columns(free, sorted({column // 32 for column in team}), turn)
+    wanted = considered_columns(free, begin)
     considered: bytes = reply.second
     assert [int.from_bytes(considered[n : n + 2], "big") for n in range(0, len(considered), 10)] == wanted
 
@@ -334,8 +426,8 @@ async def test_in_a_wide_team_the_only_one_who_is_free_is_found_also_at_its_ends
     await world.publish(roster_of([coach(column, limit=100) for column in range(columns)]))
     all_day = (1 << CELLS_PER_DAY) - 1
     await world.derive(occupied={column: all_day for column in range(columns) if column != free})
-    for turn in (0, 1, 39):
-        wish = world.wish(at(100), turn=turn)
+    for begin in (0, 33, columns - 1):
+        wish = world.wish(at(100), begin=begin)
         reply = await world.claim(wish)
         assert (reply.outcome, reply.first) == (ClaimOutcome.CLAIMED, free)
         assert await world.release(wish) is ReleaseOutcome.RELEASED
