@@ -141,6 +141,7 @@ def reason_of(strategy: str, considered: int) -> str:
     """One sentence for a person: why this coach."""
     if strategy == Strategy.REQUESTED:
         return "asked for by the client"
+    all_of_them = considered < ENOUGH_CANDIDATES  # else more may have been free
     if strategy == Strategy.SCORE:
-        return f"best score of {considered} free"
-    return f"owed most by score among {considered} free"
+        return f"best score of {considered} free" if all_of_them else "best score of all free"
+    return f"owed most by score among {considered} {'free' if all_of_them else 'of those free'}"

@@ -185,3 +185,5 @@ def test_in_a_large_team_nobody_is_far_from_its_share_wherever_its_column_is(coa
 def test_the_reason_says_which_rule_decided() -> None:
     reasons = {reason_of(strategy, 4) for strategy in Strategy}
     assert reasons == {"asked for by the client", "best score of 4 free", "owed most by score among 4 free"}
+    assert reason_of("balanced", 32) == "owed most by score among 32 of those free"
+    assert reason_of("score", 33) == "best score of all free"
