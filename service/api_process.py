@@ -25,7 +25,6 @@ async def api_process(settings: Settings, listening: socket.socket, stop: asynci
         finally:
             stop.set()
             await care
-            services.metrics.later.write()
 
 
 def _collect_less_often() -> None:

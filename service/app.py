@@ -130,6 +130,7 @@ async def open_services(
     clock = clock or SystemClock()
     metrics = metrics or Metrics()
     async with AsyncExitStack() as stack:
+        stack.callback(metrics.later.write)  # at the very end: what was counted in the last moment
         known = KnownServer()
         redis, claiming_redis, looking_redis = await _open_redis(settings, known, stack)
         database = Database(settings.database_url)

@@ -48,6 +48,27 @@ class Later:
                 all_of_them.callback(write)
 
 
+class LateCounter(Counter):
+    """A counter whose increments are put together before they are written down."""
+
+    def __init__(self, *given: Any, later: Later, **named: Any) -> None:
+        self._later = later
+        self._more = 0.0
+        super().__init__(*given, **named)
+        self._kwargs["later"] = later  # children are made with it
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        """So much more; exemplars are not kept."""
+        del exemplar
+        if not self._more:
+            self._later.soon(self._write)
+        self._more += amount
+
+    def _write(self) -> None:
+        more, self._more = self._more, 0.0
+        super().inc(more)
+
+
 class LateGauge(Gauge):
     """A gauge without labels whose changes are put together before they are written down."""
 
@@ -113,6 +134,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         r = self.registry
+        # Written at once: what was answered is counted, also when its process is killed the moment after.
         self.requests = Counter(
             "booking_http_requests_total", "Requests answered.", ["method", "route", "status"], registry=r
         )
@@ -137,12 +159,19 @@ class Metrics:
             registry=r,
             multiprocess_mode="livesum",
         )
-        self.claims = Counter("booking_claims_total", "What the gate said of requests.", ["outcome"], registry=r)
-        self.gate_batch = Histogram(
-            "booking_gate_batch_size", "Requests in one script call.", ["kind"], buckets=_SIZES, registry=r
+        self.claims = LateCounter(
+            "booking_claims_total", "What the gate said of requests.", ["outcome"], registry=r, later=self.later
         )
-        self.commit_batch = Histogram(
-            "booking_commit_batch_size", "Bookings in one commit.", buckets=_SIZES, registry=r
+        self.gate_batch = LateHistogram(
+            "booking_gate_batch_size",
+            "Requests in one script call.",
+            ["kind"],
+            buckets=_SIZES,
+            registry=r,
+            later=self.later,
+        )
+        self.commit_batch = LateHistogram(
+            "booking_commit_batch_size", "Bookings in one commit.", buckets=_SIZES, registry=r, later=self.later
         )
         self.backstop_conflicts = Counter(
             "booking_backstop_conflicts_total", "Claims that Postgres' constraints refused.", registry=r

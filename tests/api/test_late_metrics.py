@@ -8,6 +8,8 @@ import pytest
 from prometheus_client import Histogram
 
 from service import metrics
+from service.app import open_services
+from service.config import Settings
 from service.metrics import Later, Metrics, exposition
 
 AMOUNTS = [0.0004, 0.001, 0.0011, 0.0025, 0.3, 10.0, 11.0, 0.001]
@@ -56,6 +58,29 @@ async def test_requests_in_flight_are_shown_in_the_end_and_to_who_looks() -> Non
     series.in_flight.dec()
     await asyncio.sleep(2 * metrics.SHOWN_AFTER_S)
     assert told(series, "booking_http_requests_in_flight") == 0
+
+
+async def test_claims_are_counted_each_in_its_series_and_once() -> None:
+    series = Metrics()
+    claimed, taken = (series.claims.labels(outcome) for outcome in ("claimed", "taken"))
+    for counter in (claimed, taken, claimed):
+        counter.inc()
+    assert told(series, "booking_claims_total", outcome="claimed") == 0
+    series.later.write()
+    series.later.write()  # what was written is not written again
+    assert told(series, "booking_claims_total", outcome="claimed") == 2
+    taken.inc()
+    shown = exposition(series)
+    assert b'booking_claims_total{outcome="claimed"} 2.0' in shown
+    assert b'booking_claims_total{outcome="taken"} 2.0' in shown
+
+
+async def test_what_a_process_has_counted_is_written_before_it_ends(settings: Settings) -> None:
+    async with open_services(settings) as services:
+        claimed = services.metrics.claims.labels("claimed")
+        before = told(services.metrics, "booking_claims_total", outcome="claimed") or 0.0
+        claimed.inc()
+    assert told(services.metrics, "booking_claims_total", outcome="claimed") == before + 1
 
 
 async def test_one_that_cannot_be_written_does_not_keep_the_others() -> None:

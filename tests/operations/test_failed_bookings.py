@@ -64,6 +64,7 @@ async def test_what_the_script_cannot_evaluate_is_counted_as_broken(services: Se
     await services.redis.set(roster, "not a hash")
     with pytest.raises(Unavailable, match="could not evaluate"):
         await services.book(wish(start), caller(org), RateSeen())
+    services.metrics.later.write()
     assert services.metrics.claims.labels("broken")._value.get() == 1
 
 
@@ -124,6 +125,7 @@ async def test_a_booking_that_looks_twice_is_one_request_of_its_key(services: Se
     limited = Caller(org, "tests", frozenset({"write"}), Rate("limited", 1, 60_000), "corr-1")
     seen = RateSeen()
     await services.book(wish(start), limited, seen)
+    services.metrics.later.write()
     assert services.metrics.claims.labels("unknown_day")._value.get() == 1
     assert seen.state is not None
     assert (seen.state.limit, seen.state.remaining) == (1, 0)
@@ -156,6 +158,7 @@ async def test_what_is_asked_for_too_late_waits_for_the_same_request_that_was_in
     assert ((await again).body, (await again).replayed) == ((await first).body, True)
     with pytest.raises(InvalidRequest, match="past"):
         await services.book(wish(request.start_time, idempotency_key="other"), caller(org), RateSeen())
+    services.metrics.later.write()
     assert services.metrics.claims.labels("admitted")._value.get() == 1
 
 

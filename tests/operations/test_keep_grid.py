@@ -192,9 +192,11 @@ async def test_a_claim_by_an_old_roster_is_decided_by_the_new_team(
     await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
     await neighbour.rosters.get(org)
     refused = services.metrics.claims.labels(ClaimOutcome.STALE.value)
+    services.metrics.later.write()
     before = refused._value.get()
     booked = await services.book(wish(start), caller(org), RateSeen())
     assert orjson.loads(booked.body)["coach_id"] == "coach-1"
+    services.metrics.later.write()
     assert refused._value.get() == before + 1
     assert (await services.rosters.get(org)).version == old.version + 1
     assert await steps.differences(services, org) == 0
