@@ -82,9 +82,16 @@ def aligned(instant: datetime, zone: ZoneInfo, interval_minutes: int) -> bool:
     clock, not the time gone by: with 120 minutes a day that skips 02:00–03:00 has no start between 00:00
     and 04:00. ValueError when the interval is not a multiple of 5 from 5 to 1440.
     """
+    return aligned_day(instant, zone, interval_minutes) is not None
+
+
+def aligned_day(instant: datetime, zone: ZoneInfo, interval_minutes: int) -> int | None:
+    """The number of the local day that `instant` is a start of, None where it is no start; otherwise as `aligned`."""
     _check_interval(interval_minutes)
     wall = _wall(instant, zone)
-    return not (wall.second or wall.microsecond or (wall.hour * 60 + wall.minute) % interval_minutes)
+    if wall.second or wall.microsecond or (wall.hour * 60 + wall.minute) % interval_minutes:
+        return None
+    return wall.toordinal() - _EPOCH_ORDINAL
 
 
 @lru_cache(maxsize=_ZONE_DAYS)

@@ -56,8 +56,11 @@ def plan_of(request: BookingRequest, roster: Roster, now: datetime) -> Plan:
     coach = None if request.coach_id is None else roster.coach(request.coach_id)
     start = request.start_time
     check_start(calendar, start, now)
-    end = start + timedelta(minutes=calendar.slot_duration) if request.end_time is None else request.end_time
-    check_end(calendar, start, end)
+    if request.end_time is None:
+        end = start + timedelta(minutes=calendar.slot_duration)
+    else:
+        end = request.end_time
+        check_end(calendar, start, end)
     zones = zones_at(roster, columns_of(calendar, coach), start, calendar.slot_interval)
     placement = Placement.of(start, end, calendar.buffer_before, calendar.buffer_after)
     strategy = Strategy.REQUESTED if coach is not None else calendar.assignment

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from service.domain.zones import (
     aligned,
     aligned_cells,
+    aligned_day,
     day_bounds,
     local_date,
     run,
@@ -237,6 +238,8 @@ def test_one_start_and_the_day_of_starts_agree(name: str, instant: datetime, int
     on_cell = midnight + CELL * cell
     starts = bits(aligned_cells(day_number(instant.date()), zone(name), interval))
     assert starts[cell] == aligned(on_cell, zone(name), interval)
+    local_day = day_number(local_date(on_cell, zone(name)))
+    assert aligned_day(on_cell, zone(name), interval) == (local_day if starts[cell] else None)
     assert not aligned(on_cell + timedelta(seconds=1), zone(name), interval)
     assert not aligned(on_cell + timedelta(microseconds=1), zone(name), interval)
 
