@@ -148,6 +148,19 @@ class Exchange(Http):
         mine.url = None
         super().create_empty_request()
 
+    def body_at_hand(self) -> bytes | None:
+        """The body, taken, where all of it has come, as nearly always; None where it is to be read bit by bit."""
+        mine: Any = self
+        buffer: bytearray = mine.recv_buffer
+        size: int = self.request_bytes_left
+        if mine.request_body is not True or self.expecting_continue or size > len(buffer):
+            return None
+        body = bytes(buffer[:size])
+        del buffer[:size]
+        self.request_bytes_left = 0
+        mine.request_body = None
+        return body
+
     def read(self) -> Any:
         """Some bytes of the body, as inherited; chunks only as they must be written."""
         mine: Any = self

@@ -77,6 +77,10 @@ async def read_body(request: Request) -> bytes:
     stream: Any = request.stream
     if stream is None:
         return request.body
+    if stream.request_bytes_left <= LARGEST_BODY_BYTES:
+        body: bytes | None = stream.body_at_hand()
+        if body is not None:
+            return body
     parts: list[bytes] = []
     size = 0
     while True:

@@ -173,8 +173,8 @@ def _request(chance: Random, line: str, shape: list[tuple[str, str]]) -> bytes:
 
 
 async def test_whatever_is_sent_is_answered_as_sanic_alone_would(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    alike = Exchange._is_alike
-    reused = 0
+    alike, at_hand = Exchange._is_alike, Exchange.body_at_hand
+    reused = taken = 0
 
     def counted(self: Exchange, last: Any) -> bool:
         nonlocal reused
@@ -182,13 +182,22 @@ async def test_whatever_is_sent_is_answered_as_sanic_alone_would(connect: Any, m
         reused += found
         return found
 
+    def taken_at_once(self: Exchange) -> bytes | None:
+        nonlocal taken
+        body = at_hand(self)
+        taken += bool(body)
+        return body
+
     for seed in range(SEEDS):
         pieces = pieces_of(Random(seed))
         monkeypatch.setattr(Exchange, "_is_alike", counted)
+        monkeypatch.setattr(Exchange, "body_at_hand", taken_at_once)
         ours = await answers(connect, pieces)
         monkeypatch.setattr(Exchange, "_is_alike", lambda *_: False)
+        monkeypatch.setattr(Exchange, "body_at_hand", lambda _: None)
         assert ours == await answers(connect, pieces), (seed, pieces)
     assert reused > SEEDS / 10, "most of this shows nothing unless requests are recognized"
+    assert taken > SEEDS / 10, "and unless bodies are there"
 
 
 @pytest.mark.parametrize(
