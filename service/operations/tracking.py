@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -24,7 +25,13 @@ class TrackedTasks:
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of `work`, which goes on when the caller is cancelled."""
-        return await asyncio.shield(self.begin(work))
+        # As by asyncio.shield, which takes two closures and callbacks each way: every booking comes here.
+        given: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.begin(work).add_done_callback(partial(_hand_on, given))
+        try:
+            return await given
+        finally:
+            del given  # a failure leads to this frame, and must not lead back to itself
 
     def begin(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Begin `work` that nobody needs to wait for."""
@@ -43,3 +50,17 @@ class TrackedTasks:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         return len(self._tasks)
+
+
+def _hand_on(given: asyncio.Future[Result], task: asyncio.Task[Result]) -> None:
+    """Let who waits, if anybody still does, have what came of a task."""
+    if given.done():
+        return
+    if task.cancelled():
+        given.cancel()
+        return
+    problem = task.exception()
+    if problem is not None:
+        given.set_exception(problem)
+    else:
+        given.set_result(task.result())
