@@ -273,10 +273,13 @@ class Edge:
     async def _look_into(
         self, route: Route, known: frozenset[str], call: Call, body_problem: Exception | None
     ) -> Response:
-        request = call.request
+        request, said = call.request, call.said
         if route.scope is not None:
-            call.caller = await self._authenticate(
-                call.said.api_key, lambda: request.remote_addr or request.ip, call.correlation_id
+            of_key = said.known
+            if of_key is None or not self._authenticate.counts(of_key):
+                of_key = said.known = await self._authenticate.known(said.api_key)
+            call.caller = self._authenticate.caller(
+                of_key, lambda: request.remote_addr or request.ip, call.correlation_id
             )
             call.caller.require(route.scope)
         if body_problem is not None:
@@ -285,7 +288,6 @@ class Edge:
             check_media_type(call.header("content-type"), call.header("content-encoding"))
             if route.body is None:  # what nobody reads is a wish that would be ignored silently
                 decode_body(call.body, _NO_FIELDS)
-        said = call.said
         if said.query_text:
             if said.query is None:
                 said.query = query_of(said.query_text, known)

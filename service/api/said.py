@@ -13,6 +13,7 @@ from sanic import Request
 from sanic.exceptions import PayloadTooLarge, SanicException
 
 from service.api.parsing import correlation_id
+from service.operations.authenticate import Known
 
 LARGEST_BODY_BYTES = 64 * 1024
 
@@ -25,7 +26,7 @@ _TRACEPARENT = re.compile(
 class Said(msgspec.Struct):
     """What a request says outside of its body, taken apart once for all that say the same.
 
-    `query_text` is the query as it came; `query` is None before it was looked at.
+    `query_text` is the query as it came; `query` is None before it was looked at, and so is what is `known` of the key.
     """
 
     api_key: str | None
@@ -33,6 +34,7 @@ class Said(msgspec.Struct):
     path: Mapping[str, str]
     query_text: str
     query: Mapping[str, str] | None = None
+    known: Known | None = None
 
 
 def said_by(request: Request, path: Mapping[str, str]) -> Said:

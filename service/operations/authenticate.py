@@ -42,7 +42,7 @@ class Permit:
     rate_limit: int | None
 
 
-class _Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True):
     """What is known of a key until a moment of the loop's clock, and what every caller with it has."""
 
     record: KeyRecord | None
@@ -76,7 +76,7 @@ class Authenticate:
         self._default_organization = default_organization
         self._default_limit = default_limit
         self._window_ms = window_ms
-        self._kept: OrderedDict[bytes, _Known] = OrderedDict()
+        self._kept: OrderedDict[bytes, Known] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[KeyRecord | None]] = {}
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
@@ -86,9 +86,21 @@ class Authenticate:
         `address` is asked for where a failure is counted: after ten failed keys from one address within a minute each
         further one takes up to a second.
         """
+        return self.caller(await self.known(key), address, correlation_id)
+
+    async def known(self, key: str | None) -> Known:
+        """What is known of a key, for as long as it `counts`. Raises as the call does, but nothing of a wrong key."""
         if not key:
             raise NotAuthenticated("this needs an API key: send it as X-API-Key")
-        known = self._remembered(key) or await self._known(key)
+        kept = self._kept.get(hash_of(key))
+        return kept if kept is not None and self.counts(kept) else await self._find_out(key)
+
+    def counts(self, known: Known) -> bool:
+        """Whether what is known of a key is not too old: else it is asked for again, or one taken back lived on."""
+        return known.until > asyncio.get_running_loop().time()
+
+    def caller(self, known: Known, address: Callable[[], str], correlation_id: str) -> Caller:
+        """The caller behind a key of which that is known. Raises NotAuthenticated, counted for its `address`."""
         record = known.record
         if record is None or record.revoked:
             raise NotAuthenticated("this API key is not known", wait_s=self.count_failure(address()))
@@ -100,12 +112,7 @@ class Authenticate:
             correlation_id=correlation_id,
         )
 
-    def _remembered(self, key: str) -> _Known | None:
-        """What is known of a key, unless that is too old."""
-        kept = self._kept.get(hash_of(key))
-        return kept if kept is not None and kept.until > asyncio.get_running_loop().time() else None
-
-    async def _known(self, key: str) -> _Known:
+    async def _find_out(self, key: str) -> Known:
         digest = hash_of(key)
         now = asyncio.get_running_loop().time()
         task = self._asking.get(digest)
@@ -126,11 +133,11 @@ class Authenticate:
             self._kept.popitem(last=False)
         return known
 
-    def _to_keep(self, record: KeyRecord | None, until: float) -> _Known:
+    def _to_keep(self, record: KeyRecord | None, until: float) -> Known:
         if record is None:
-            return _Known(None, "", _NO_RATE, until)
+            return Known(None, "", _NO_RATE, until)
         limit = self._default_limit if record.rate_limit is None else record.rate_limit
-        return _Known(record, f"key:{record.name}", Rate(record.key_id.hex, limit, self._window_ms), until)
+        return Known(record, f"key:{record.name}", Rate(record.key_id.hex, limit, self._window_ms), until)
 
     async def _look_up(self, key: str) -> KeyRecord | None:
         record = await self._keys.find(key)
