@@ -32,7 +32,8 @@
 --   replay       the idempotency key has its answer: the answer
 --   reused       the idempotency key has the answer of another request
 --   in_progress  a request with the idempotency key is being carried out
---   taken        nobody of the team is free there: revision of the roster
+--   taken        nobody of the team is free there, nor will be until something is freed: revision of the roster, and how
+--                much of it is not claims, which still_taken.lua compares
 --   claimed      column, considered (u16 column, u32 share, i32 deficit each, big-endian; empty when the coach is kept),
 --                revision of the roster
 --   broken       the item could not be evaluated: the message
@@ -81,8 +82,10 @@ local rosters, rates, scores_read, deficits_read, limits_read = {}, {}, {}, {}, 
 local function roster_of(key)
   local seen = rosters[key]
   if not seen then
-    local head = call('HMGET', key, 'version', 'width', 'revision')
+    local head = call('HMGET', key, 'version', 'width', 'revision', 'claims')
     seen = { version = tonumber(head[1]), width = tonumber(head[2]), revision = tonumber(head[3] or 0), claims = 0, fields = {} }
+    -- A claim frees nothing: what else changed the roster or its days may have.
+    seen.freed = seen.revision - tonumber(head[4] or 0)
     rosters[key] = seen
   end
   return seen
@@ -514,7 +517,7 @@ local function evaluate(item, reply)
   local team = field_of(KEYS[claim[2]], roster, claim[5]) or ''
   local n = find_candidates(claim, roster, team)
   if n == 0 then
-    reply[1], reply[4] = 'taken', roster.revision
+    reply[1], reply[4], reply[5] = 'taken', roster.revision, roster.freed
     return
   end
   local best = choose(claim[9], n, weigh(claim, n))
@@ -529,7 +532,10 @@ local function write_back()
     if rate.more > 0 then call('INCRBY', key, rate.more) end
   end
   for key, roster in pairs(rosters) do
-    if roster.claims > 0 then call('HINCRBY', key, 'revision', roster.claims) end
+    if roster.claims > 0 then
+      call('HINCRBY', key, 'revision', roster.claims)
+      call('HINCRBY', key, 'claims', roster.claims)
+    end
   end
   for key, words in pairs(deficits_read) do
     for w, word in pairs(words) do

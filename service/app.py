@@ -57,6 +57,7 @@ from service.operations.move_ungated import MoveUngated
 from service.operations.postgres_grids import PostgresGrids
 from service.operations.rebuild import Rebuild
 from service.operations.reconcile import Reconcile
+from service.operations.refuse_again import RefuseAgain
 from service.operations.remind import Remind
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
@@ -139,13 +140,12 @@ async def open_services(
         shards = Shards(settings.redis_shards)
         scripts = Scripts(redis)
         lateness = Lateness()
-        beating = asyncio.ensure_future(lateness.run())
-        stack.push_async_callback(_end, beating)
+        stack.push_async_callback(_end, asyncio.ensure_future(lateness.run()))
         breaker = GateBreaker(
             partial(_count_trips, metrics), timeout_s=settings.redis_timeout_ms / 1000, lateness=lateness
         )
         metrics.gates_closed.set(1)  # as it begins; the breaker tells what changes
-        gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "settle", "release")}
+        gate_batch = {kind: metrics.gate_batch.labels(kind) for kind in ("claim", "still_taken", "settle", "release")}
         gate = Gate(
             Scripts(claiming_redis),
             shards,
@@ -182,6 +182,17 @@ async def open_services(
         claiming = Claiming(
             gate=gate, rates=rates, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics
         )
+        refuse_again = RefuseAgain(
+            gate=gate,
+            shards=shards,
+            appointments=appointments,
+            rosters=rosters,
+            claiming=claiming,
+            clock=clock,
+            most=settings.batch_most,
+            observe=gate_batch["still_taken"].observe,
+        )
+        stack.push_async_callback(refuse_again.drain)
         gate_store = GateStore(database)
         tasks = TrackedTasks()
         settle = SettleChange(gate=gate, store=gate_store, keeper=keeper, rosters=rosters, tasks=tasks, metrics=metrics)
@@ -250,6 +261,7 @@ async def open_services(
                 appointments=appointments,
                 rosters=rosters,
                 claiming=claiming,
+                refuse_again=refuse_again,
                 ungated=book_ungated,
                 heal=heal,
                 settle=settle,

@@ -1,8 +1,8 @@
 """The gate: every request waiting in one moment passes it in one script call.
 
 `Gate.admit` counts a read, `Gate.claim` counts a write, begins its idempotency key and takes its slot,
-`Gate.settle` and `Gate.release` end what a claim began. Callers hand over domain values; the packing into
-the script's arrays happens here and nowhere else.
+`Gate.still_taken` says of refusals whether they hold, `Gate.settle` and `Gate.release` end what a claim began.
+Callers hand over domain values; the packing into the script's arrays happens here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ import msgspec
 from service.batching import Batcher
 from service.claims.breaker import GateBreaker, Trip
 from service.claims.keys import Keys, Shards
-from service.claims.messages import Admission, OwnTime, Rate, Release, Settlement
-from service.claims.scripts import ClaimOutcome, ClaimReply, ReleaseOutcome, Scripts, SettleOutcome
+from service.claims.messages import Admission, OwnTime, Rate, Refused, Release, Settlement
+from service.claims.scripts import (
+    ClaimOutcome,
+    ClaimReply,
+    ReleaseOutcome,
+    Scripts,
+    SettleOutcome,
+    StillTakenOutcome,
+    StillTakenReply,
+)
 from service.domain.grid import CELLS_PER_DAY, Placement
 from service.errors import GateClosed, ItemBroken
 
@@ -106,10 +114,55 @@ class Gate:
             raise ItemBroken(f"the gate could not evaluate the request: {_text(reply.first)}")
         return reply
 
+    async def still_taken(self, keys: Keys, items: Sequence[Refused]) -> list[StillTakenReply]:
+        """Whether refusals of one shard still hold, each counted; of a key that Redis knows the outcome is `freed`.
+
+        Raises GateClosed or Unavailable when Redis does not answer.
+        """
+        epoch = self._breaker.epoch
+        groups: dict[tuple[int, int, int, int, Rate | None], list[int]] = {}
+        for place, item in enumerate(items):
+            groups.setdefault((item.org, item.version, item.epoch, item.freed, item.rate), []).append(place)
+        names, packed = [keys.epoch], list[object]()
+        # A mark is found again by its place among those of its item.
+        marked: list[list[int]] = []
+        for (org, version, told_in, freed, rate), places in groups.items():
+            counted: object = False
+            if rate is not None:
+                names.append(keys.rate(rate.key_id))
+                counted = [len(names), rate.limit, rate.window_ms, len(places)]
+            names.append(keys.roster(org))
+            roster, first = len(names), len(names) + 1
+            keyed = [place for place in places if items[place].key is not None]
+            names += [keys.answer(org, items[place].key or "") for place in keyed]
+            marked.append(keyed)
+            packed.append([counted, roster, version, told_in, freed, first, len(names)])
+        said = await self._breaker.ask(self._scripts.still_taken(names, packed, epoch))
+        if any(reply.outcome is StillTakenOutcome.SUSPECT for reply, _ in said):
+            self._breaker.trip(Trip.SUSPECT)
+        replies = [said[0][0]] * len(items)
+        for ((*_, rate), places), keyed, (reply, marks) in zip(groups.items(), marked, said, strict=True):
+            limit = 0 if rate is None else rate.limit
+            count = reply.rate_count - len(places)
+            for place in places:
+                count += 1
+                outcome = StillTakenOutcome.LIMITED if 0 < limit < count else reply.outcome
+                replies[place] = StillTakenReply(outcome, count, reply.rate_reset_ms, reply.revision)
+            for mark in marks:
+                known = replies[keyed[mark]]
+                if known.outcome is StillTakenOutcome.TAKEN:
+                    replies[keyed[mark]] = msgspec.structs.replace(known, outcome=StillTakenOutcome.FREED)
+        return replies
+
     def stop_gathering(self) -> None:
         """What was committed is; claims that waited for it wait no longer."""
         for admissions in self._admissions.values():
             admissions.hurry()
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch claims are made in; None while Redis is not asked."""
+        return self._breaker.epoch if self._breaker.closed else None
 
     @property
     def behind(self) -> bool:

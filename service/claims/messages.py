@@ -96,6 +96,19 @@ class Admission(msgspec.Struct, frozen=True):
     claim: SlotClaim | None = None
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """A request whose claim would be one that was `taken` before: by which version of the roster, in which epoch, and
+    how much had been freed by then. `rate` is None when it is counted already, `key` its idempotency key.
+    """
+
+    org: int
+    version: int
+    epoch: int
+    freed: int
+    rate: Rate | None
+    key: str | None
+
+
 class Answer(msgspec.Struct, frozen=True):
     """A finished answer to keep for replays."""
 

@@ -37,6 +37,16 @@ class ClaimOutcome(StrEnum):
     BROKEN = "broken"
 
 
+class StillTakenOutcome(StrEnum):
+    """What `still_taken.lua` says of an item."""
+
+    LIMITED = "limited"
+    SUSPECT = "suspect"
+    TAKEN = "taken"
+    FREED = "freed"
+    BROKEN = "broken"
+
+
 class SettleOutcome(StrEnum):
     """What `settle_claim.lua` says of an item."""
 
@@ -77,7 +87,8 @@ class PublishOutcome(StrEnum):
 class ClaimReply(msgspec.Struct, frozen=True, array_like=True):
     """One item's reply: the outcome, where the key stands in its window, two values the outcome gives meaning to.
 
-    `revision` is the roster's after a claim, `epoch` the one the claim was made in.
+    Of a time that is taken these are the roster's revision, and how much of it is not claims (`freed`). `revision` is
+    the roster's after a claim, `epoch` the one the claim was made in.
     """
 
     outcome: ClaimOutcome
@@ -87,6 +98,15 @@ class ClaimReply(msgspec.Struct, frozen=True, array_like=True):
     second: Any
     revision: int = 0
     epoch: int = 0
+
+
+class StillTakenReply(msgspec.Struct, frozen=True):
+    """What is said to one of the requests of an item: the outcome, where its key stands in its window, the revision."""
+
+    outcome: StillTakenOutcome
+    rate_count: int
+    rate_reset_ms: int
+    revision: int
 
 
 class Differences(msgspec.Struct, frozen=True):
@@ -109,6 +129,7 @@ class Differences(msgspec.Struct, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _CLAIM_OUTCOMES = {outcome.value.encode(): outcome for outcome in ClaimOutcome}
+_STILL_TAKEN_OUTCOMES = {outcome.value.encode(): outcome for outcome in StillTakenOutcome}
 Key = str
 Argument = str | bytes | int
 
@@ -119,6 +140,7 @@ class Scripts:
     METHODS = frozenset(
         {
             "claim_slot",
+            "still_taken",
             "settle_claim",
             "release_claim",
             "note_release",
@@ -170,6 +192,18 @@ class Scripts:
                 epoch,
             )
             for reply in replies
+        ]
+
+    async def still_taken(
+        self, keys: Sequence[Key], items: Sequence[Any], epoch: int
+    ) -> list[tuple[StillTakenReply, list[int]]]:
+        """Look whether a batch of refusals still holds; of each item the reply to its last request, and which of its
+        marks are there.
+        """
+        replies = await self._run("still_taken", keys, [_encode([epoch, items])])
+        return [
+            (StillTakenReply(_STILL_TAKEN_OUTCOMES[outcome], count, reset_ms, revision), marks)
+            for outcome, count, reset_ms, revision, marks in replies
         ]
 
     async def settle_claim(self, keys: Sequence[Key], answer_ttl_ms: int, items: Sequence[Any]) -> list[SettleOutcome]:

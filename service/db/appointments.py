@@ -100,7 +100,7 @@ class AppointmentStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._answers: Batcher[tuple[int, str], tuple[bytes, bytes | None] | None] = Batcher(
-            self._answers_of_keys, most=MOST_KEYS_AT_ONCE, lanes=2
+            self.answers_of_keys, most=MOST_KEYS_AT_ONCE, lanes=2
         )
 
     async def drain(self) -> None:
@@ -237,7 +237,7 @@ class AppointmentStore:
         """
         return await self._answers.submit((org, key))
 
-    async def _answers_of_keys(self, keys: list[tuple[int, str]]) -> list[tuple[bytes, bytes | None] | None]:
+    async def answers_of_keys(self, keys: list[tuple[int, str]]) -> list[tuple[bytes, bytes | None] | None]:
         """`answer_of_key` of many: a crowd that is refused asks at once, each whether it has its answer already."""
         orgs, names = zip(*keys, strict=True)
         found: list[tuple[bytes, bytes | None] | None] = [None] * len(keys)

@@ -41,6 +41,7 @@ from service.operations.claiming import LOOK_AGAIN, Claiming
 from service.operations.heal_grid import HealGrid
 from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, plan_of
+from service.operations.refuse_again import RefuseAgain
 from service.operations.rosters import Rosters
 from service.operations.settle_change import SettleChange
 from service.operations.tracking import TrackedTasks
@@ -74,6 +75,7 @@ class Book:
         appointments: AppointmentStore,
         rosters: Rosters,
         claiming: Claiming,
+        refuse_again: RefuseAgain,
         ungated: BookUngated,
         heal: HealGrid,
         settle: SettleChange,
@@ -87,6 +89,7 @@ class Book:
         self._appointments = appointments
         self._rosters = rosters
         self._claiming = claiming
+        self._refuse_again = refuse_again
         self._ungated = ungated
         self._heal = heal
         self._settling = settle
@@ -102,6 +105,12 @@ class Book:
         IdempotencyKeyReused, IdempotencyInProgress, Unavailable (nothing happened) or OutcomeUnknown (retry with
         the same key). Goes on to its end when the caller is cancelled.
         """
+        try:
+            stored = await self._refuse_again(request, caller, rate)
+        except GateClosed:
+            stored = None
+        if stored is not None:
+            return _checked_replay(request, stored.fingerprint, stored.answer)
         return await self._tasks.run(self._book(request, caller, rate))
 
     async def _book(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> Booked:
@@ -196,6 +205,7 @@ class Book:
             raise _reused()
         if reply.outcome is not ClaimOutcome.TAKEN:
             raise AssertionError(f"the gate answered {reply.outcome} to a claim")
+        self._refuse_again.note(request, plan, reply)
         replay = await self._stored_answer(request, caller)
         if replay is not None:
             return replay

@@ -11,10 +11,11 @@ from dataclasses import replace
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
-from service.domain.grid import CELL_MINUTES
+from service.domain.calendar import Calendar, Coach, Roster
+from service.domain.grid import CELL_MINUTES, Placement
 from service.errors import GateClosed, ItemBroken, RateLimitExceeded, SlotUnavailable
 from service.metrics import Metrics
-from service.operations.find_availability import FindAvailability
+from service.operations.find_availability import Alternatives, FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.local_rates import LocalRates, RateSeen
 from service.operations.plan_booking import Plan
@@ -58,10 +59,15 @@ class Claiming:
         if admission.rate is not None:
             rate.state = RateState.after(admission.rate, reply.rate_count, reply.rate_reset_ms)
             if reply.outcome is ClaimOutcome.LIMITED:
-                raise RateLimitExceeded(
-                    "the requests of this window are used up", retry_after_s=max(1, -(-reply.rate_reset_ms // 1000))
-                )
+                raise used_up(reply.rate_reset_ms)
         return reply
+
+    def refused_again(self, refusals: int, limited: int) -> None:
+        """So many requests were told what was `taken` before, and so many were `limited`, without a claim."""
+        if refusals:
+            self._counted[ClaimOutcome.TAKEN].inc(refusals)
+        if limited:
+            self._counted[ClaimOutcome.LIMITED].inc(limited)
 
     async def catch_up(self, plan: Plan, reply: ClaimReply) -> None:
         """Learn what the gate said is missing or out of date: the roster, or days of the grid. Raises Unavailable.
@@ -79,13 +85,24 @@ class Claiming:
 
     async def taken(self, plan: Plan, revision: int) -> SlotUnavailable:
         """The refusal of a time that nobody could take, with the next free ones."""
-        placement = plan.placement
+        return self.refusal(await self.alternatives(plan.roster, plan.calendar, plan.coach, plan.placement, revision))
+
+    @staticmethod
+    def refusal(alternatives: Alternatives) -> SlotUnavailable:
+        """`taken` with alternatives that are known."""
+        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
+
+    async def alternatives(
+        self, roster: Roster, calendar: Calendar, coach: Coach | None, placement: Placement, revision: int
+    ) -> Alternatives:
+        """The next free starts behind a placement, for appointments of its length."""
         # Of the length that was asked for, which need not be the calendar's.
         minutes = (placement.end - placement.start) * CELL_MINUTES
-        calendar = plan.calendar
         if minutes != calendar.slot_duration:
             calendar = replace(calendar, slot_duration=minutes)
-        alternatives = await self._availability.next_free(
-            plan.roster, calendar, plan.coach, placement.starts_at, revision, most=3
-        )
-        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
+        return await self._availability.next_free(roster, calendar, coach, placement.starts_at, revision, most=3)
+
+
+def used_up(reset_ms: int) -> RateLimitExceeded:
+    """The refusal of a request that was one too many in a window that ends so soon."""
+    return RateLimitExceeded("the requests of this window are used up", retry_after_s=max(1, -(-reset_ms // 1000)))

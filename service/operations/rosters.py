@@ -43,6 +43,10 @@ class Rosters:
         kept = self._kept.get(org)
         return kept if kept is not None else await self.refresh(org, None)
 
+    def kept(self, org: int) -> Roster | None:
+        """The organization's roster as last seen; None when it was never asked for."""
+        return self._kept.get(org)
+
     async def current(self, org: int) -> Roster:
         """The roster as every process knows it now: read again where the one beside the grid is another.
 

@@ -64,7 +64,7 @@ class RecordingScripts(Scripts):
 
     @staticmethod
     def _words(name: str, reply: Any) -> list[str]:
-        if name == "claim_slot":
+        if name in {"claim_slot", "still_taken"}:
             return [item[0].decode() for item in reply]
         if name in {"settle_claim", "release_claim"}:
             return [item.decode() for item in reply]

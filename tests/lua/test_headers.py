@@ -16,11 +16,13 @@ from service.claims.scripts import (
     ReleaseOutcome,
     Scripts,
     SettleOutcome,
+    StillTakenOutcome,
 )
 from tests.lua.recording import headers
 
 _ENUMS: list[tuple[type[StrEnum], tuple[str, ...]]] = [
     (ClaimOutcome, ("claim_slot",)),
+    (StillTakenOutcome, ("still_taken",)),
     (SettleOutcome, ("settle_claim",)),
     (ReleaseOutcome, ("release_claim",)),
     (DeriveOutcome, ("derive_day", "repair_coach_day")),

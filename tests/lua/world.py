@@ -171,7 +171,7 @@ class World:
         return await self.gate.release(Release(ORG, wish.token, wish.placement, day, wish.idempotency_key))
 
     async def snapshot(self) -> dict[str, Any]:
-        """Every key with its value, but for the roster's revision, which only ever counts up."""
+        """Every key with its value, but for the roster's revision and its claims, which only ever count up."""
         found: dict[str, Any] = {}
         names: Any = await self.redis.keys()
         for name in names:
@@ -182,6 +182,7 @@ class World:
             elif kind == b"hash":
                 found[key] = await self.redis.hgetall(key)  # type: ignore[misc]
                 found[key].pop(b"revision", None)
+                found[key].pop(b"claims", None)
             elif kind == b"set":
                 found[key] = await self.redis.smembers(key)  # type: ignore[misc]
             elif kind == b"stream":
