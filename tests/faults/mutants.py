@@ -171,6 +171,14 @@ MUTANTS: tuple[Mutant, ...] = (
         seconds=24.0,
     ),
     Mutant(
+        "refused_from_memory",
+        "what was refused is refused again until something is freed, and no longer",
+        (Edit("lua/still_taken.lua", " and revision - tonumber(head[3] or 0) == freed", ""),),
+        (),
+        "C6",
+        seconds=20.0,
+    ),
+    Mutant(
         "announced_before_commit",
         "nothing is announced that is not committed",
         (
