@@ -191,6 +191,7 @@ class RosterStore:
         """What the columns (all when None) of one day are derived from, as of one moment.
 
         Of two moments an appointment committed in between would be known by its count and missing from the cells.
+        Appointments of coaches who came after the roster are left out: its rows may have no column for them.
         `changes` are (token, appointment) of changes that are pending in Redis, 32 hex digits each.
         """
         async with self._database.snapshot() as connection:
@@ -222,8 +223,8 @@ class RosterStore:
         return DaySource(
             schedules,
             closed,
-            [_coach_day(row) for row in placed],
-            [_coach_day(row) for row in counted],
+            [_coach_day(row) for row in placed if row["coach_no"] in roster.coach_by_column],
+            [_coach_day(row) for row in counted if row["coach_no"] in roster.coach_by_column],
             {row["token"].hex: _recorded(row) for row in recorded},
         )
 

@@ -35,10 +35,11 @@ class KeepDeficits:
         for look in range(looks):
             if look:
                 await asyncio.sleep(PAUSE_S)
-            roster = await self._rosters.get(org)
-            columns = roster.width * 8
-            if await self._grid.has_roster(org) is None:
+            version = await self._grid.has_roster(org)
+            if version is None:
                 return [], {}, True
+            roster = await self._rosters.of_version(org, version)
+            columns = roster.width * 8
             before = await self._grid.deficits(org, columns)
             # Twice: a claim in `before` may be committed after Postgres was read, and settled before the second look.
             pending = bool(await self._grid.pending_of(org))

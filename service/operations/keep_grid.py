@@ -208,7 +208,7 @@ class GridKeeper:
         `unnoted`: only at those of whom nobody noted that something changed without the grid and is to be repaired.
         Cheap where all is well: one read of each side. The closer look is the script's, which knows what is pending.
         """
-        roster = await self._rosters.get(org)
+        roster = await self._rosters.current(org)  # by an older one the rows would be cut in other places
         columns = roster.width * 8
         read = await self._grid.read(org, range(day, day + 1), [day])
         counts = await self._grid.read_counts(org, day, columns)

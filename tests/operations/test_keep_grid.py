@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import orjson
@@ -150,18 +151,7 @@ async def test_a_wider_roster_keeps_pending_claims_and_derives_the_days_again(
     starts = await free_starts(services, org)
     finished = await steps.claim(services, org, wish(starts[40]))
     given_up = await steps.claim(services, org, wish(starts[41], person=1))
-    await sql.execute(
-        "INSERT INTO coaches (org_id, coach_no, coach_id, name, email, timezone, score, max_daily_appointments)"
-        " SELECT $1, n, 'coach-' || n + 1, 'Coach', 'coach' || n + 1 || '@example.com', 'Europe/Paris', 500000, 3"
-        " FROM generate_series(6, 39) AS n",
-        org,
-    )
-    await sql.execute(
-        "INSERT INTO weekly_windows SELECT $1, n, d, 540, 1020 FROM generate_series(6, 39) n, generate_series(0, 4) d",
-        org,
-    )
-    await sql.execute("INSERT INTO calendar_coaches SELECT $1, 1, n FROM generate_series(6, 39) AS n", org)
-    await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+    await _widen(sql, org)
     wide = await neighbour.rosters.get(org)  # another process reads the roster and publishes it
     assert (wide.width, (await services.rosters.get(org)).width) == (8, 4)
     assert len(await neighbour.grid.missing_days(org, range(day_of(starts[40]), day_of(starts[40]) + 2))) == 2
@@ -181,6 +171,47 @@ async def test_a_wider_roster_keeps_pending_claims_and_derives_the_days_again(
     assert len({row["coach_no"] for row in rows}) == len(rows) == 4
     request = wish(starts[41], coach_id=given_up.appointment.coach_id)
     await services.book(request, caller(org), RateSeen())
+
+
+async def _widen(sql: Any, org: int) -> None:
+    """Give the organization 34 coaches more, in Paris: its rows need a second word."""
+    await sql.execute(
+        "INSERT INTO coaches (org_id, coach_no, coach_id, name, email, timezone, score, max_daily_appointments)"
+        " SELECT $1, n, 'coach-' || n + 1, 'Coach', 'coach' || n + 1 || '@example.com', 'Europe/Paris', 500000, 3"
+        " FROM generate_series(6, 39) AS n",
+        org,
+    )
+    await sql.execute(
+        "INSERT INTO weekly_windows SELECT $1, n, d, 540, 1020 FROM generate_series(6, 39) n, generate_series(0, 4) d",
+        org,
+    )
+    await sql.execute("INSERT INTO calendar_coaches SELECT $1, 1, n FROM generate_series(6, 39) AS n", org)
+    await sql.execute("UPDATE organizations SET roster_version = roster_version + 1")
+
+
+async def test_who_has_the_narrow_roster_compares_and_derives_days_that_are_wide(
+    services: Services, neighbour: Services, org: int, sql: Any
+) -> None:
+    narrow = await services.rosters.get(org)
+    await _widen(sql, org)
+    await neighbour.rosters.get(org)
+    start = (await free_starts(neighbour, org))[0]
+    await neighbour.book(wish(start, coach_id="coach-36"), caller(org), RateSeen())
+    await neighbour.book(wish(start, person=1), caller(org), RateSeen())  # coaches of both words earn by it
+    await neighbour.gate.drain()
+    day = day_of(start)
+    services.rosters._kept[org] = narrow
+    seen, differing = await services.deficits.compare(org)
+    assert (sum(seen), differing) == (0, {})
+    services.rosters._kept[org] = narrow
+    with patch.object(services.keeper, "repair", wraps=services.keeper.repair) as looked_closer:
+        compared = await services.keeper.check_day(org, day, write=False)
+    assert (compared.outcome, compared.total) == (DeriveOutcome.COMPARED, 0)
+    looked_closer.assert_called_once_with(org, [], [day], write=False)
+    await services.grid.forget_days(org, range(day, day + 1))
+    services.rosters._kept[org] = narrow
+    await services.keeper.derive(org, [day])
+    assert await steps.differences(neighbour, org) == 0
 
 
 async def test_a_claim_by_an_old_roster_is_decided_by_the_new_team(
