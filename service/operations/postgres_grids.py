@@ -31,14 +31,35 @@ class _DayWanted:
     day: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """The planes of a UTC day, and the full row of the local date with the same number."""
+
+    open: bytes
+    occupied: bytes
+    full: bytes
+
+    @classmethod
+    def of(cls, roster: Roster, source: DaySource, day: int) -> _Day:
+        width = roster.width
+        counts = counts_by_column(source, width * 8)
+        reached = [c.column for c in roster.coaches if counts[c.column] >= c.max_daily_appointments]
+        return cls(
+            plane_of(open_by_column(source, day), width),
+            plane_of(occupied_by_column(source, day), width),
+            columns_mask(reached, width).to_bytes(width, "big"),
+        )
+
+
 class PostgresGrids:
     """Derives days of the grid from Postgres, without keeping them."""
 
     def __init__(self, store: RosterStore, rosters: Rosters) -> None:
         self._store = store
         self._rosters = rosters
-        # A day that many ask for is read once for all who asked before the read began; never for who asked later.
-        self._days: Batcher[_DayWanted, DaySource] = Batcher(self._read_days, most=256, lanes=READS_AT_ONCE)
+        # A day that many ask for is read once for all who asked before the read began; never for who asked later. It is
+        # made into planes once, too: of a large team that is most of the work.
+        self._days: Batcher[_DayWanted, _Day] = Batcher(self._read_days, most=256, lanes=READS_AT_ONCE)
         self._deficits: dict[int, tuple[float, dict[int, int]]] = {}
 
     async def drain(self) -> None:
@@ -49,28 +70,16 @@ class PostgresGrids:
         """Planes of the UTC days and full rows of the local days, as of now. Raises Unavailable."""
         wanted = sorted({*days, *local_days})
         found = await asyncio.gather(*(self._days.submit(_DayWanted(roster, day)) for day in wanted))
-        sources = dict(zip(wanted, found, strict=True))
-        width = roster.width
-        planes: list[tuple[bytes, bytes] | None] = [
-            (
-                plane_of(open_by_column(sources[day], day), width),
-                plane_of(occupied_by_column(sources[day], day), width),
-            )
-            for day in days
-        ]
-        full: dict[int, bytes | None] = {}
-        for day in local_days:
-            counts = counts_by_column(sources[day], width * 8)
-            reached = [c.column for c in roster.coaches if counts[c.column] >= c.max_daily_appointments]
-            full[day] = columns_mask(reached, width).to_bytes(width, "big")
-        return PlanesRead(planes, full)
+        read = dict(zip(wanted, found, strict=True))
+        planes: list[tuple[bytes, bytes] | None] = [(read[day].open, read[day].occupied) for day in days]
+        return PlanesRead(planes, {day: read[day].full for day in local_days})
 
-    async def _read_days(self, wanted: list[_DayWanted]) -> list[DaySource]:
-        found: dict[tuple[int, int, int], DaySource] = {}
+    async def _read_days(self, wanted: list[_DayWanted]) -> list[_Day]:
+        found: dict[tuple[int, int, int], _Day] = {}
         for one in wanted:
             key = (one.roster.org, one.roster.version, one.day)
             if key not in found:
-                found[key] = await self._store.day_source(one.roster, one.day)
+                found[key] = _Day.of(one.roster, await self._store.day_source(one.roster, one.day), one.day)
         return [found[one.roster.org, one.roster.version, one.day] for one in wanted]
 
     async def roster(self, connection: Any, org: int) -> Roster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from unittest.mock import patch
 
@@ -9,6 +10,8 @@ import pytest
 
 from service.app import Services
 from service.domain.grid import day_of, day_start
+from service.operations import postgres_grids
+from service.operations.postgres_grids import PostgresGrids
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,15 @@ async def test_the_hours_of_many_coaches_are_not_looked_up_in_a_list_of_all(serv
     roster = await services.rosters.get(org)
     found = await services.roster_store.schedules(roster, _Columns([1, 4]), 20_000, 20_001)
     assert set(found) == {1, 4}
+
+
+async def test_without_redis_a_day_becomes_planes_once_for_all_who_ask_in_one_moment(
+    services: Services, org: int
+) -> None:
+    roster, first = await services.rosters.get(org), day_of(services.clock.now()) + 2
+    days = range(first, first + 3)
+    grids = PostgresGrids(services.roster_store, services.rosters)
+    with patch.object(postgres_grids, "plane_of", wraps=postgres_grids.plane_of) as made:
+        read = await asyncio.gather(*(grids.read(roster, days, list(days)) for _ in range(20)))
+    assert made.call_count == 2 * len(days)  # what is open, and what is occupied
+    assert all(one == read[0] for one in read)
