@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from service.app import Services
 from service.domain.grid import day_of, day_start
-from service.operations import postgres_grids
+from service.operations import find_availability, postgres_grids
 from service.operations.postgres_grids import PostgresGrids
 
 
@@ -56,3 +57,28 @@ async def test_without_redis_a_day_becomes_planes_once_for_all_who_ask_in_one_mo
         read = await asyncio.gather(*(grids.read(roster, days, list(days)) for _ in range(20)))
     assert made.call_count == 2 * len(days)  # what is open, and what is occupied
     assert all(one == read[0] for one in read)
+
+
+@pytest.mark.parametrize(("large_bytes", "at_once"), [(0, 1), (find_availability.LARGE_READ_BYTES, 6)])
+async def test_large_parts_of_the_grid_are_read_one_after_the_other(
+    services: Services, org: int, large_bytes: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is waited for so long: of many that are read at once, each comes when nearly all have come."""
+    monkeypatch.setattr(find_availability, "LARGE_READ_BYTES", large_bytes)
+    roster, start = await services.rosters.get(org), day_start(day_of(services.clock.now()) + 2)
+    read, under_way, most = services.grid.read, 0, 0
+
+    async def counted(*asked: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await read(*asked)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(services.grid, "read", counted)
+    calendar, end = roster.calendar("cal-1"), start + timedelta(days=2)
+    found = await asyncio.gather(*(services.availability(roster, calendar, None, start, end) for _ in range(6)))
+    assert most == at_once
+    assert len({one.total for one in found}) == 1
