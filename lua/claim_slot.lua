@@ -182,13 +182,7 @@ end
 -- Columns of word `w` that are members, have not reached their day's limit, and are free on every row.
 local function free_in_word(width, w, members)
   local at = w * 4 + 1
-  local free = 0
-  for i = 1, fulls.n do
-    local may = bnot(word_at(fulls[i], at))
-    if zones[i] then may = band(may, word_at(zones[i], at)) end
-    free = bor(free, may)
-  end
-  free = band(free, members)
+  local free = members
   for i = 1, rows.n do
     if free == 0 then return 0 end
     local segment = rows[i]
@@ -213,7 +207,14 @@ local function free_in_word(width, w, members)
       free = band(free, word_at(open, at + row * width))
     end
   end
-  return free
+  if free == 0 then return 0 end
+  local may = 0
+  for i = 1, fulls.n do
+    local of_date = bnot(word_at(fulls[i], at))
+    if zones[i] then of_date = band(of_date, word_at(zones[i], at)) end
+    may = bor(may, of_date)
+  end
+  return band(free, may)
 end
 
 -- The first word from `w` on that has somebody who is not taken on the first row, nil when there is none.
