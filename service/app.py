@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import TypeVar
 
 from redis.asyncio import Redis
 
@@ -71,6 +72,9 @@ CLAIM_CONNECTIONS = 16
 LATE_TIMEOUTS = 4
 
 _log = get_logger("app")
+
+
+Drained = TypeVar("Drained", AppointmentStore, PostgresGrids, RefuseAgain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,29 +174,29 @@ async def open_services(
             default_slot(settings),
             calendar_organization=settings.default_organization,
         )
-        appointments = AppointmentStore(database)
-        stack.push_async_callback(appointments.drain)
+        appointments = _drained(stack, AppointmentStore(database))
         notifications = NotificationStore(database)
         rosters = Rosters(roster_store, grid, clock)
         keeper = GridKeeper(roster_store, grid, rosters, clock, metrics)
-        grids = PostgresGrids(roster_store, rosters)
-        stack.push_async_callback(grids.drain)
+        grids = _drained(stack, PostgresGrids(roster_store, rosters))
         availability = FindAvailability(grid, keeper, rosters, grids, clock)
         rates = LocalRates()
         claiming = Claiming(
             gate=gate, rates=rates, rosters=rosters, keeper=keeper, availability=availability, metrics=metrics
         )
-        refuse_again = RefuseAgain(
-            gate=gate,
-            shards=shards,
-            appointments=appointments,
-            rosters=rosters,
-            claiming=claiming,
-            clock=clock,
-            most=settings.batch_most,
-            observe=gate_batch["still_taken"].observe,
+        refuse_again = _drained(
+            stack,
+            RefuseAgain(
+                gate=gate,
+                shards=shards,
+                appointments=appointments,
+                rosters=rosters,
+                claiming=claiming,
+                clock=clock,
+                most=settings.batch_most,
+                observe=gate_batch["still_taken"].observe,
+            ),
         )
-        stack.push_async_callback(refuse_again.drain)
         gate_store = GateStore(database)
         tasks = TrackedTasks()
         settle = SettleChange(gate=gate, store=gate_store, keeper=keeper, rosters=rosters, tasks=tasks, metrics=metrics)
@@ -370,6 +374,12 @@ async def _drain(tasks: TrackedTasks, gate: Gate, settle: SettleChange) -> None:
     await tasks.drain(DRAIN_S)
     await gate.drain()
     await tasks.drain(DRAIN_S)  # a settlement may ask for a repair
+
+
+def _drained(stack: AsyncExitStack, batching: Drained) -> Drained:
+    """What waits on the way out for every batch of its own to come back."""
+    stack.push_async_callback(batching.drain)
+    return batching
 
 
 async def _end(task: asyncio.Future[None]) -> None:

@@ -150,6 +150,7 @@ def _wish(person: int) -> dict[str, Any]:
 
 def _claims(services: Services) -> int:
     """How many requests were claimed, or read, in this process."""
+    services.metrics.later.write()
     found = services.metrics.registry.get_sample_value("booking_gate_batch_size_sum", {"kind": "claim"})
     return round(found or 0)
 

@@ -76,6 +76,7 @@ def counted(services: Services, outcome: str) -> int:
 
 def sample(services: Services, name: str, **labels: str) -> int:
     """What a series says."""
+    services.metrics.later.write()
     return round(services.metrics.registry.get_sample_value(name, labels) or 0)
 
 
