@@ -10,12 +10,13 @@
 --          rate        [key, limit, window_ms, times]              limit 0 means counted but never refused; `times`
 --                                                                  requests at once are `limited` when all of them are
 --          idempotency [key, fingerprint, mark_ttl_ms, owner]
---          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, begin,
+--          claim       [org, roster, version, width, calendar_field, token, segments, dates, strategy, column, draws,
 --                       scores, limits, deficits, start_cell, idempotency_key_name, own]
 --            segments  [[open, occupied, first, count, open_first, open_count] ...] one a UTC day
 --            dates     [[zone_field or false, full, counts, local_day] ...] one a zone of the team
---            strategy  'balanced' | 'score' | 'requested'; column -1 unless requested; begin is the column at which looking
---                      for those who are free begins
+--            strategy  'balanced' | 'score' | 'requested'; column -1 unless requested
+--            draws     [number, column ...]: looking begins at the first of the columns that is free; where none is, at the
+--                      free one that the number tells. No columns of a team of one word, which is looked at whole
 --            own       of an appointment that moves: [appointment, column, start_cell, count, local_day, considered (hex),
 --                      search, overlaps]; its time and its count on that day are taken out. search: 'keep' its coach if
 --                      possible, 'others' only, 'any'; overlaps [[segment, first, last] ...] are the rows of the wanted
@@ -244,8 +245,9 @@ local function word_of(words, key, w, form)
   return word
 end
 
--- The columns whose bits are set in word `w`, behind the `n` found so far, until there are enough; how many there are now.
-local function add_columns(n, w, free)
+-- The columns whose bits are set in word `w`, behind the `n` of `found` so far, until there are `enough`; how many there
+-- are now.
+local function add_columns(found, n, w, free, enough)
   local first = w * 32
   if free == -1 and n == 0 then -- all of them
     for k = 1, 32 do found[k] = first + k - 1 end
@@ -258,7 +260,7 @@ local function add_columns(n, w, free)
       n = n + 1
       found[n] = first + k
       left = left - place
-      if left == 0 or n == ENOUGH then break end
+      if left == 0 or n == enough then break end
     end
   end
   return n
@@ -274,6 +276,38 @@ local function place_of(team, words, w)
   return low
 end
 
+-- The first of those drawn who is free. Not who stands behind one that is not: behind many of them it would be considered
+-- more often than others.
+local function drawn_free(draws, width)
+  for i = 2, #draws do
+    local column = draws[i]
+    if free_in_word(width, floor(column / 32), BITS[column % 32]) ~= 0 then return column end
+  end
+end
+
+-- How many of the team's words from a place on are passed over because everybody there is taken.
+local function taken_words(width, w, words, place)
+  return math.min((not_taken_from(width, w) or width) - w, words - place)
+end
+
+-- Put free columns of the team into `found`, in turn from the one that the number tells, until there are enough; how many.
+local function find_in_all(width, team, words, leap, number)
+  local all, n, place = {}, 0, 0
+  while place < words do
+    local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
+    local passed = leap and taken_words(width, w, words, place) or 0
+    if passed == 0 then
+      local free = free_in_word(width, w, members)
+      if free ~= 0 then n = add_columns(all, n, w, free) end
+      passed = 1
+    end
+    place = place + passed
+  end
+  local looked_at = math.min(n, ENOUGH)
+  for i = 1, looked_at do found[i] = all[(number + i - 1) % n + 1] end
+  return looked_at
+end
+
 -- Put free columns of the team into `found`, in turn from the one that looking begins at, until there are enough; how many.
 local function find_free(claim, roster, team, wanted)
   local width, dates, n = roster.width, claim[8], 0
@@ -283,26 +317,29 @@ local function find_free(claim, roster, team, wanted)
   end
   local words = #team / 6
   if words == 0 then return 0 end
-  local begin = wanted >= 0 and wanted or claim[11]
-  local place = place_of(team, words, floor(begin / 32)) % words
-  local word = unpack_bytes('>H', team, place * 6 + 1)
   if wanted >= 0 then
+    local place = place_of(team, words, floor(wanted / 32)) % words
+    local word, members = unpack_bytes('>HI4', team, place * 6 + 1)
     if word ~= floor(wanted / 32) then return 0 end
-    local _, members = unpack_bytes('>HI4', team, place * 6 + 1)
     local free = free_in_word(width, word, band(members, BITS[wanted % 32]))
-    return free == 0 and 0 or add_columns(0, word, free)
+    return free == 0 and 0 or add_columns(found, 0, word, free, ENOUGH)
   end
-  -- In the middle of a word its end is looked at first and its beginning last. One word alone is looked at whole.
-  local behind = words > 1 and word == floor(begin / 32) and begin % 32 > 0 and rshift(-1, begin % 32)
+  if words == 1 then
+    local word, members = unpack_bytes('>HI4', team)
+    local free = free_in_word(width, word, members)
+    return free == 0 and 0 or add_columns(found, 0, word, free, ENOUGH)
+  end
   -- Of a team without gaps so many words further is so many places further.
   local leap = words >= WIDE and unpack_bytes('>H', team, #team - 5) - unpack_bytes('>H', team) == words - 1
+  local begin = drawn_free(claim[11], width)
+  if not begin then return find_in_all(width, team, words, leap, claim[11][1]) end
+  local place = place_of(team, words, floor(begin / 32))
+  -- In the middle of a word its end is looked at first and its beginning last.
+  local behind = begin % 32 > 0 and rshift(-1, begin % 32)
   local left = behind and words + 1 or words
   while left > 0 do
     local w, members = unpack_bytes('>HI4', team, place * 6 + 1)
-    local passed = 0
-    if leap then
-      passed = math.min((not_taken_from(width, w) or width) - w, words - place, left)
-    end
+    local passed = leap and math.min(taken_words(width, w, words, place), left) or 0
     if passed > 0 then
       left, place = left - passed, (place + passed) % words
     else
@@ -313,7 +350,7 @@ local function find_free(claim, roster, team, wanted)
       end
       if members ~= 0 then
         local free = free_in_word(width, w, members)
-        if free ~= 0 then n = add_columns(n, w, free) end
+        if free ~= 0 then n = add_columns(found, n, w, free, ENOUGH) end
         if n >= ENOUGH then break end
       end
       left, place = left - 1, (place + 1) % words

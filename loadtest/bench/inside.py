@@ -29,7 +29,7 @@ from service.app import Services, open_services
 from service.claims.messages import Admission, Mark, Rate, Release, SlotClaim
 from service.claims.scripts import ClaimOutcome
 from service.config import Settings
-from service.domain.assignment import first_column
+from service.domain.assignment import draws_of
 from service.domain.grid import CELLS_PER_DAY, columns_mask, day_of
 from service.operations.plan_booking import BookingRequest, Plan, plan_of
 
@@ -173,7 +173,7 @@ class _Claimer:
             zones=plan.zones,
             strategy=plan.strategy,
             column=-1,
-            begin=first_column(plan.calendar.team, int(token, 16)),
+            draws=draws_of(plan.calendar.team, int(token, 16)),
             idempotency_key=wish.idempotency_key,
         )
         mark = Mark(wish.idempotency_key or "", wish.fingerprint, token)

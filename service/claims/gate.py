@@ -286,7 +286,7 @@ class Gate:
                 dates,
                 claim.strategy.value,
                 claim.column,
-                claim.begin,
+                claim.draws,
                 name(keys.scores(org)),
                 name(keys.limits(org)),
                 name(keys.deficits(org)),

@@ -69,8 +69,8 @@ class SlotClaim(msgspec.Struct, frozen=True):
     """A wish to take a time.
 
     `zones` holds (zone index or None when the whole roster is in one zone, local day number) for every zone of
-    the team whose start grid contains the start; `column` is -1 unless a coach was asked for, `begin` the column at
-    which looking for those who are free begins.
+    the team whose start grid contains the start; `column` is -1 unless a coach was asked for, `draws` decide at whom
+    looking for those who are free begins.
     """
 
     org: int
@@ -82,7 +82,7 @@ class SlotClaim(msgspec.Struct, frozen=True):
     zones: tuple[tuple[int | None, int], ...]
     strategy: Strategy
     column: int
-    begin: int
+    draws: tuple[int, ...]
     idempotency_key: str | None
     own: OwnTime | None = None
 

@@ -18,6 +18,11 @@ from typing import NamedTuple
 
 APPOINTMENT_UNITS = 1_000_000
 ENOUGH_CANDIDATES = 32
+# So many of a large team are drawn to find one who is free.
+DRAWN = 8
+_BITS = 160
+# An odd number without a pattern, by which any other's bits are mixed.
+_MIXING = 0x9E3779B97F4A7C15F39CC0605CEDC835
 _CONSIDERED = struct.Struct(">HIi")
 
 
@@ -118,21 +123,31 @@ def choose(strategy: Strategy, candidates: Sequence[Candidate]) -> Decision:
     )
 
 
-def first_column(team: Sequence[int], turn: int) -> int:
-    """The column of an ascending team that looking begins at, `turn` being any number: each as often as the others.
+def draws_of(team: Sequence[int], turn: int) -> tuple[int, ...]:
+    """What decides at whom looking begins, by any number `turn`: a number, then columns of the ascending team.
 
-    Of a team within one word it is always the first: that one is looked at whole. An empty team has column 0.
+    Of a team within one word no columns: that one is looked at whole.
     """
     if not team or team[0] // 32 == team[-1] // 32:
-        return team[0] if team else 0
-    return team[turn % len(team)]
+        return (0,)
+    drawn, columns = turn * _MIXING % (1 << _BITS), list[int]()
+    for _ in range(DRAWN):
+        drawn, place = divmod(drawn, len(team))
+        columns.append(team[place])
+    return drawn % (1 << 32), *columns
 
 
-def considered_columns(free: Sequence[int], begin: int) -> list[int]:
-    """Which of the free columns (ascending) are looked at: in turn from column `begin` on, until there are enough.
+def considered_columns(free: Sequence[int], draws: Sequence[int]) -> list[int]:
+    """Which of the free columns (ascending) are looked at: in turn from one of them on, until there are enough.
 
-    So each coach that is free is looked at as often as the others, wherever its column is, and of up to 32 all are.
+    That is the first drawn column that is free; where none is, the free one that the drawn number tells. Not the one
+    behind a drawn column: who stands behind many that are not free would be looked at more often. So each coach that is
+    free is looked at as often as the others, wherever its column is, and of up to 32 all are.
     """
+    if not free:
+        return []
+    number, *columns = draws
+    begin = next((column for column in columns if column in free), free[number % len(free)])
     at = bisect_left(free, begin)
     return [*free[at:], *free[:at]][:ENOUGH_CANDIDATES]
 

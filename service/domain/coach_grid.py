@@ -50,7 +50,7 @@ class Held:
 class Wanted:
     """A time that is wanted of a team: `zones` as (zone index or None, local day), `column` -1 unless asked for.
 
-    `begin`: the column that looking begins at.
+    `draws`: by which it is decided at whom looking begins, see `draws_of`.
     """
 
     team: Sequence[int]
@@ -58,7 +58,7 @@ class Wanted:
     zones: Sequence[tuple[int | None, int]]
     strategy: Strategy
     column: int
-    begin: int
+    draws: Sequence[int]
     held: Held | None = None
 
 
@@ -102,7 +102,7 @@ class CoachGrid:
             if kept:
                 return kept
         free = self._free(wanted, wanted.column)
-        found = considered_columns(free, wanted.begin)
+        found = considered_columns(free, wanted.draws)
         looked_at = len(found)
         if held is not None and held.others:
             free, found = ([c for c in columns if c != held.column] for columns in (free, found))

@@ -22,7 +22,7 @@ from service.clock import Clock
 from service.db.appointments import AppointmentStore
 from service.db.commit import BookingCommitter, CommitOutcome, Committed, NewBooking
 from service.domain.appointment import Appointment, render
-from service.domain.assignment import first_column
+from service.domain.assignment import draws_of
 from service.domain.event import EventType
 from service.errors import (
     BookingError,
@@ -222,7 +222,7 @@ class Book:
             zones=plan.zones,
             strategy=plan.strategy,
             column=-1 if plan.coach is None else plan.coach.column,
-            begin=first_column(plan.calendar.team, int(token, 16)),
+            draws=draws_of(plan.calendar.team, int(token, 16)),
             idempotency_key=request.idempotency_key,
         )
         return Admission(

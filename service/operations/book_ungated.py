@@ -21,7 +21,7 @@ from service.clock import Clock
 from service.db.commit import CommitOutcome, Committed, NewBooking, commit_within, find_attempted
 from service.db.gate import CoachDays, GateStore, note_repairs
 from service.domain.appointment import Appointment, render
-from service.domain.assignment import first_column
+from service.domain.assignment import draws_of
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, Held, Wanted
 from service.domain.event import EventType
@@ -205,7 +205,7 @@ def wanted_of(plan: Plan, turn: int, held: Held | None = None) -> Wanted:
         zones=plan.zones,
         strategy=plan.strategy,
         column=-1 if plan.coach is None else plan.coach.column,
-        begin=first_column(plan.calendar.team, turn),
+        draws=draws_of(plan.calendar.team, turn),
         held=held,
     )
 

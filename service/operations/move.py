@@ -24,7 +24,7 @@ from service.clock import Clock
 from service.db.appointments import AppointmentStore, Change, ChangeOutcome
 from service.db.idempotency import Complete
 from service.domain.appointment import Appointment, Versions, check_version, render
-from service.domain.assignment import first_column
+from service.domain.assignment import draws_of
 from service.domain.coach_grid import Claimed
 from service.errors import GateClosed, NotFound, OutcomeUnknown, Unavailable
 from service.failpoints import Reach, Step
@@ -260,7 +260,7 @@ class MoveAppointment:
             zones=plan.zones,
             strategy=plan.strategy,
             column=-1 if plan.coach is None else plan.coach.column,
-            begin=first_column(plan.calendar.team, token.int),
+            draws=draws_of(plan.calendar.team, token.int),
             idempotency_key=None,
             own=move.own,
         )

@@ -21,7 +21,7 @@ from service.domain.assignment import (
     choose,
     considered_columns,
     deficit_deltas,
-    first_column,
+    draws_of,
     reason_of,
     unpack_considered,
 )
@@ -145,19 +145,22 @@ def test_what_is_packed_is_unpacked_and_its_deltas_are_the_same() -> None:
     assert deficit_deltas(65_535, unpack_considered(decision.packed())) == decision.deltas()
 
 
-def test_a_small_team_is_looked_at_whole_and_of_a_large_one_32_from_a_rotating_column() -> None:
-    assert considered_columns([0, 4, 31], 0) == [0, 4, 31]
+def test_a_small_team_is_looked_at_whole_and_of_a_large_one_32_from_one_that_is_free() -> None:
+    assert considered_columns([0, 4, 31], (0,)) == [0, 4, 31]
     many = range(0, 128, 2)
-    assert considered_columns(many, 32) == [*range(32, 96, 2)]
-    assert considered_columns(many, 99) == [*range(100, 128, 2), *range(0, 36, 2)]
-    assert considered_columns([1, 127], 3) == [127, 1]
-    assert considered_columns([], 7) == []
+    assert considered_columns(many, (0, 31, 32, 64)) == [*range(32, 96, 2)]
+    assert considered_columns(many, (50, 99, 1)) == [*range(100, 128, 2), *range(0, 36, 2)]
+    assert considered_columns([1, 127], (3, 2)) == [127, 1]
+    assert considered_columns([], (7, 2)) == []
 
 
-def test_looking_begins_at_each_of_a_large_team_as_often_and_at_the_first_of_one_word() -> None:
-    assert Counter(first_column((3, 40, 99), turn) for turn in range(300)) == {3: 100, 40: 100, 99: 100}
-    assert {first_column((33, 40, 63), turn) for turn in range(9)} == {33}
-    assert first_column((), 5) == 0
+def test_each_of_a_large_team_is_drawn_as_often_and_nobody_of_one_word() -> None:
+    draws = [draws_of((3, 40, 99), turn) for turn in range(300)]
+    assert Counter(first for _, first, *_ in draws) == {3: 100, 40: 100, 99: 100}
+    for drawn in zip(*(columns for _, *columns in draws), strict=True):
+        assert min(Counter(drawn)[column] for column in (3, 40, 99)) > 60
+    assert {draws_of((33, 40, 63), turn) for turn in range(9)} == {(0,)}
+    assert draws_of((), 5) == (0,)
 
 
 @pytest.mark.parametrize("coaches", [33, 40, 200])
@@ -170,7 +173,7 @@ def test_in_a_large_team_nobody_is_far_from_its_share_wherever_its_column_is(coa
     owed, given, earned = [0] * coaches, [0] * coaches, [0.0] * coaches
     for _ in range(20 * coaches):
         free = [column for column in team if chance.random() < share_free]
-        looked_at = considered_columns(free, first_column(team, chance.getrandbits(62)))
+        looked_at = considered_columns(free, draws_of(team, chance.getrandbits(62)))
         decision = choose(Strategy.BALANCED, [Candidate(c, scores[c], owed[c]) for c in looked_at])
         for column, delta in decision.deltas().items():
             owed[column] += delta
@@ -180,6 +183,23 @@ def test_in_a_large_team_nobody_is_far_from_its_share_wherever_its_column_is(coa
             earned[column] += scores[column] / total
     assert max(abs(got - share) for got, share in zip(given, earned, strict=True)) < 4
     assert sum(owed) == 0
+
+
+@pytest.mark.parametrize("free", [range(100, 200), range(80, 130), [*range(30), *range(190, 200)]])
+def test_who_stands_behind_many_who_are_not_free_is_looked_at_as_often_as_the_others(free: Sequence[int]) -> None:
+    """As where half of a team works in another part of the world."""
+    chance = random.Random(1)
+    owed, given, seen = [0] * 200, [0] * 200, [0] * 200
+    free = [*free]
+    for _ in range(1000):
+        looked_at = considered_columns(free, draws_of(range(200), chance.getrandbits(62)))
+        decision = choose(Strategy.BALANCED, [Candidate(c, 500_000, owed[c]) for c in looked_at])
+        for column, delta in decision.deltas().items():
+            owed[column] += delta
+            seen[column] += 1
+        given[decision.winner] += 1
+    assert max(abs(given[column] - 1000 / len(free)) for column in free) < 4
+    assert max(seen[column] for column in free) < 1.5 * min(seen[column] for column in free)
 
 
 def test_the_reason_says_which_rule_decided() -> None:

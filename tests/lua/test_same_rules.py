@@ -23,7 +23,7 @@ from service.domain.assignment import (
     Strategy,
     choose,
     considered_columns,
-    first_column,
+    draws_of,
 )
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, DayColumns, Held, Wanted
@@ -114,7 +114,7 @@ class Drawn:
         one_zone = len(self.roster.zones) == 1
         self.zones = tuple((None if one_zone else number, day) for number, day in groups.items())
         self.column = chance.choice(team or (0,)) if s.strategy is Strategy.REQUESTED else -1
-        self.begin = first_column(team, s.turn)
+        self.draws = draws_of(team, s.turn)
 
     def grid(self) -> CoachGrid:
         """The same days as the service holds them in memory when Redis is away."""
@@ -140,7 +140,7 @@ class Drawn:
             zones=self.zones,
             strategy=s.strategy,
             column=self.column,
-            begin=self.begin,
+            draws=self.draws,
         )
 
     def free(self) -> list[int]:
@@ -164,7 +164,7 @@ class Drawn:
     def decision(self) -> Decision | None:
         """Who is considered and who wins, by Python; None when nobody is free."""
         free = self.free()
-        columns = considered_columns(free, self.begin)
+        columns = considered_columns(free, self.draws)
         if not columns:
             return None
         score = {c.column: c.score for c in self.roster.coaches}
@@ -191,7 +191,7 @@ async def test_lua_and_python_decide_alike_and_a_release_restores_every_byte(
         zones=drawn.zones,
         strategy=situation.strategy,
         column=drawn.column,
-        begin=drawn.begin,
+        draws=drawn.draws,
     )
     expected = drawn.decision()
     reply = await world.claim(wish)
@@ -225,7 +225,7 @@ async def test_lua_and_python_move_alike(world: World, situation: Situation, shi
     await world.publish(drawn.roster, drawn.deficits)
     for day in DAYS:
         await world.derive(day, open_cells=drawn.open[day], occupied=drawn.occupied[day], counts=drawn.counts[day])
-    rules = {"zones": drawn.zones, "strategy": situation.strategy, "begin": drawn.begin}
+    rules = {"zones": drawn.zones, "strategy": situation.strategy, "draws": drawn.draws}
     booked = world.wish(drawn.placement, column=drawn.column, **rules)
     first, claimed = await world.claim(booked), grid.claim(drawn.wanted())
     if claimed is None:
@@ -335,10 +335,10 @@ async def test_by_score_the_best_of_all_that_are_free_is_given_it_in_large_teams
         await world.redis.hdel(world.keys.roster(ORG), "tops")
     by_score = sorted(team, key=lambda column: (-score[column], column))
     for place, expected in enumerate(by_score[:60]):
-        begin = chance.choice(team)
-        reply = await world.claim(world.wish(at(100), strategy=Strategy.SCORE, begin=begin))
+        draws = draws_of(team, chance.getrandbits(62))
+        reply = await world.claim(world.wish(at(100), strategy=Strategy.SCORE, draws=draws))
         assert (reply.outcome, reply.first) == (ClaimOutcome.CLAIMED, expected)
-        looked_at = considered_columns(sorted(by_score[place:]), begin)
+        looked_at = considered_columns(sorted(by_score[place:]), draws)
         looked_at += [expected] if expected not in looked_at else []
         considered: bytes = reply.second
         assert [int.from_bytes(considered[n : n + 2], "big") for n in range(0, len(considered), 10)] == looked_at
@@ -379,7 +379,7 @@ async def test_in_a_large_team_a_move_goes_where_python_says(
         dict(enumerate(await world.grid.deficits(ORG, len(columns)))),
     )
     own = OwnTime(booked.token, 0, booked.placement, DAY, first.second, search)
-    reply = await world.claim(world.wish(at(200), strategy=strategy, begin=begin, own=own))
+    reply = await world.claim(world.wish(at(200), strategy=strategy, draws=(0, begin), own=own))
     held = Held(0, booked.placement, DAY, others=search is Search.OTHERS)
     wanted = Wanted(
         team=tuple(columns),
@@ -387,7 +387,7 @@ async def test_in_a_large_team_a_move_goes_where_python_says(
         zones=((None, DAY),),
         strategy=strategy,
         column=-1,
-        begin=begin,
+        draws=(0, begin),
         held=held,
     )
     claimed = grid.claim(wanted)
@@ -408,13 +408,15 @@ async def test_in_wide_teams_words_without_anybody_free_are_passed_over_and_no_o
     columns = 32 * 40
     team = tuple(column for column in range(columns) if not (gap and 320 <= column < 352))
     free = sorted(chance.sample(team, chance.choice([1, 3, 40])))
-    begin = chance.choice(team)
+    draws = draws_of(team, chance.getrandbits(62))
+    if seed % 2:
+        draws = *draws, chance.choice(free)  # else hardly one of those drawn is free
     await world.publish(roster_of([coach(column, limit=100) for column in range(columns)], team))
     taken = {column: cells_mask(DAY, DAY * CELLS_PER_DAY, (DAY + 1) * CELLS_PER_DAY) for column in range(columns)}
     await world.derive(occupied={column: cells for column, cells in taken.items() if column not in free})
-    reply = await world.claim(world.wish(at(100), begin=begin))
+    reply = await world.claim(world.wish(at(100), draws=draws))
     assert reply.outcome is ClaimOutcome.CLAIMED
-    wanted = considered_columns(free, begin)
+    wanted = considered_columns(free, draws)
     considered: bytes = reply.second
     assert [int.from_bytes(considered[n : n + 2], "big") for n in range(0, len(considered), 10)] == wanted
 
@@ -426,8 +428,8 @@ async def test_in_a_wide_team_the_only_one_who_is_free_is_found_also_at_its_ends
     await world.publish(roster_of([coach(column, limit=100) for column in range(columns)]))
     all_day = (1 << CELLS_PER_DAY) - 1
     await world.derive(occupied={column: all_day for column in range(columns) if column != free})
-    for begin in (0, 33, columns - 1):
-        wish = world.wish(at(100), begin=begin)
+    for draws in ((0, 0), (5, 33), (0, free), (1, columns - 1)):
+        wish = world.wish(at(100), draws=draws)
         reply = await world.claim(wish)
         assert (reply.outcome, reply.first) == (ClaimOutcome.CLAIMED, free)
         assert await world.release(wish) is ReleaseOutcome.RELEASED

@@ -154,7 +154,7 @@ class World:
             "zones": ((None, placement.start // CELLS_PER_DAY),),
             "strategy": Strategy.BALANCED,
             "column": -1,
-            "begin": 0,
+            "draws": (0,),
             "idempotency_key": None,
         }
         return SlotClaim(**{**fields, **changes})
