@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from service.domain.assignment import APPOINTMENT_UNITS, ConsideredTogether
+from service.domain.assignment import APPOINTMENT_UNITS, ENOUGH_CANDIDATES, ConsideredTogether
 
 # As `Decision.packed` has them.
 _CONSIDERED = np.dtype([("column", ">u2"), ("share", ">u4"), ("deficit", ">i4")])
@@ -34,6 +34,12 @@ class Earned:
         counts = counts[counts > 0]
         if not counts.size:
             return
+        # One more than are looked at is the best of all who were free, put behind them: it would earn each time what
+        # others earn when it is their turn. More than that a release of before looked at.
+        one_more = counts == ENOUGH_CANDIDATES + 1
+        if one_more.any():
+            columns = np.delete(columns, np.cumsum(counts)[one_more] - 1)
+            counts = counts - one_more
         firsts = np.cumsum(counts) - counts
         scores = self._scores[columns]
         totals = np.add.reduceat(scores, firsts)
