@@ -23,10 +23,11 @@ from service.api.parsing import (
     uuid_of,
     versions_of,
 )
+from service.api.problems import answer, problem_of
 from service.api.response import Response
 from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment, MoveAppointmentShape
 from service.domain.appointment import Appointment, etag_of, render_in
-from service.errors import InvalidRequest
+from service.errors import BookingError, InvalidRequest
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.manage_contacts import ManageContacts
@@ -134,7 +135,9 @@ class AppointmentRoutes:
 
     async def book(self, call: Call) -> Response:
         """POST /api/appointments"""
-        booked = await self._book(await self._booking(call), call.who, call.rate)
+        booked = await self._book.ask(await self._booking(call), call.who, call.rate)
+        if isinstance(booked, BookingError):
+            return answer(problem_of(booked), call.correlation_id)
         appointment_id = booked.appointment_id or orjson.loads(booked.body)["appointment_id"]
         headers = {"Location": f"/api/appointments/{appointment_id}", "ETag": etag_of(1)}
         if booked.replayed:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from service.batching import Batcher
@@ -21,7 +21,7 @@ from service.claims.messages import RateState, Refused
 from service.claims.scripts import ClaimReply, StillTakenOutcome
 from service.clock import Clock
 from service.db.appointments import AppointmentStore
-from service.domain.calendar import Calendar, Coach, Roster
+from service.domain.calendar import Calendar, Coach
 from service.domain.grid import Placement
 from service.errors import RateLimitExceeded, SlotUnavailable, Unavailable
 from service.operations.caller import Caller
@@ -32,14 +32,14 @@ from service.operations.plan_booking import BookingRequest, Plan
 from service.operations.rosters import Rosters
 
 MOST_REMEMBERED = 4096
-# Each look costs a call of Redis and one of Postgres: where so many came together, the next wait for more company, no
-# longer than this and not beyond so many.
+# Each look costs a call of Redis and one of Postgres. Who was just answered asks again soon when everybody wants one
+# time: where so many came together, as many as were answered or waited then are waited for, no longer than this.
 CROWD = 4
-GATHER_S = 0.002
-ENOUGH = 16
+GATHER_S = 0.004
 # Who goes the ordinary way then is counted there, or told what is wrong.
 _NOT_COUNTED = (StillTakenOutcome.SUSPECT, StillTakenOutcome.BROKEN)
 
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # What a wish for a time says of it: two that say the same would be the same claim.
 _Words: TypeAlias = tuple[int, str, str | None, datetime, datetime | None]
 
@@ -61,7 +61,7 @@ class _Remembered:
     last: datetime
     alternatives: Alternatives | None = None
     revision: int = 0
-    until: datetime | None = None
+    until: datetime = _LONG_AGO
 
 
 class _Asked(Refused, frozen=True):
@@ -110,13 +110,13 @@ class RefuseAgain:
                 lambda items, keys=keys: self._look(keys, items),
                 most=most,
                 gathering_s=GATHER_S,
-                enough=min(ENOUGH, most),
-                more_to_come=lambda: self._crowded,
+                enough=most,
+                more_to_come=lambda keys=keys: len(self._looks[keys]) < self._expected[keys],
                 observe=observe,
             )
             for keys in shards.all
         }
-        self._crowded = False
+        self._expected = dict.fromkeys(shards.all, 0)
 
     def note(self, request: BookingRequest, plan: Plan, reply: ClaimReply) -> None:
         """Remember what was `taken`."""
@@ -129,10 +129,12 @@ class RefuseAgain:
         while len(self._remembered) > MOST_REMEMBERED:
             self._remembered.popitem(last=False)
 
-    async def __call__(self, request: BookingRequest, caller: Caller, rate: RateSeen) -> StoredAnswer | None:
-        """The answer that the request's key has already; None when it must go the ordinary way.
+    async def __call__(
+        self, request: BookingRequest, caller: Caller, rate: RateSeen
+    ) -> StoredAnswer | SlotUnavailable | RateLimitExceeded | None:
+        """The answer that the request's key has already, or why it is refused; None: it must go the ordinary way.
 
-        Raises SlotUnavailable when the time is still taken, RateLimitExceeded, or Unavailable.
+        Raises GateClosed or Unavailable.
         """
         words = _words(request, caller.org)
         remembered = self._remembered.get(words)
@@ -158,20 +160,16 @@ class RefuseAgain:
                 seen=rate,
             )
         )
-        if told is None or isinstance(told, StoredAnswer):
-            return told
-        if not isinstance(told, int):
+        if isinstance(told, Unavailable):
             raise told
-        raise await self._refusal(remembered, roster, told, now)
-
-    async def _refusal(self, remembered: _Remembered, roster: Roster, revision: int, now: datetime) -> SlotUnavailable:
+        if not isinstance(told, int):
+            return told
         alternatives = remembered.alternatives
-        until = remembered.until
-        if alternatives is None or until is None or now >= until or remembered.revision != revision:
+        if alternatives is None or remembered.revision != told or now >= remembered.until:
             alternatives = await self._claiming.alternatives(
-                roster, remembered.calendar, remembered.coach, remembered.placement, revision
+                roster, remembered.calendar, remembered.coach, remembered.placement, told
             )
-            remembered.alternatives, remembered.revision = alternatives, revision
+            remembered.alternatives, remembered.revision = alternatives, told
             remembered.until = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
         return self._claiming.refusal(alternatives)
 
@@ -181,7 +179,7 @@ class RefuseAgain:
             await batcher.drain()
 
     async def _look(self, keys: Keys, items: list[_Asked]) -> Sequence[_Told]:
-        self._crowded = len(items) >= CROWD
+        self._expected[keys] = 0
         told: list[_Told] = [None] * len(items)
         keyed: list[int] = []
         refused = limited = 0
@@ -202,6 +200,9 @@ class RefuseAgain:
         self._claiming.refused_again(refused, limited)
         if keyed:
             await self._look_up([(place, items[place]) for place in keyed], told)
+        together = len(items) + len(self._looks[keys])
+        if together >= CROWD:
+            self._expected[keys] = together
         return told
 
     async def _look_up(self, keyed: Sequence[tuple[int, _Asked]], told: list[_Told]) -> None:

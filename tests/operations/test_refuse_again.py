@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeAlias
 from unittest.mock import AsyncMock
 from uuid import UUID
 
@@ -36,6 +37,8 @@ from tests.operations import steps
 from tests.servers import eventually
 from tests.wishes import caller, free_starts, wish
 
+# Refuses crowds of so many, where who waits for company waits so long (s); how many looks each crowd took.
+Crowd: TypeAlias = Callable[..., Awaitable[list[int]]]
 WHO: dict[str, Any] = {"actor": "tests", "correlation_id": "corr-1"}
 
 
@@ -321,3 +324,36 @@ async def test_only_so_many_refusals_are_remembered(
     for one, looked in zip(reversed(starts), (1, 2, 2), strict=True):
         assert isinstance(await answer(services, org, of_coach(one, 1)), SlotUnavailable)
         assert looks(services) == looked
+
+
+@pytest.fixture
+async def crowded(services: Services, org: int, start: datetime, monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    """How a crowd is refused a time, with `GATHER_S` as the test has it."""
+
+    async def refuse(gather_s: float, *sizes: int) -> list[int]:
+        monkeypatch.setattr(refuse_again, "GATHER_S", gather_s)
+        async with open_services(services.settings) as crowded:
+            await crowded.rosters.get(org)
+            await answer(crowded, org, of_coach(start))
+            assert isinstance(await answer(crowded, org, of_coach(start, 1)), SlotUnavailable)
+            calls = [0]
+            for size in sizes:
+                asked: list[asyncio.Task[Booked | BookingError]] = []
+                for person in range(size):
+                    asked.append(asyncio.create_task(answer(crowded, org, of_coach(start, 2 + person))))
+                    if calls[1:]:
+                        await asyncio.sleep(0.002)
+                assert all(isinstance(one, SlotUnavailable) for one in await asyncio.gather(*asked))
+                calls.append(sample(crowded, "booking_gate_batch_size_count", kind="still_taken"))
+            return [after - before for before, after in pairwise(calls)]
+
+    return refuse
+
+
+async def test_a_crowd_that_comes_again_shares_a_look(crowded: Crowd) -> None:
+    assert await crowded(30, 8, 8, 8) == [1, 1, 1]
+
+
+async def test_who_is_left_of_a_crowd_waits_for_the_others_no_longer_than_that(crowded: Crowd) -> None:
+    async with asyncio.timeout(30):
+        assert (await crowded(0.02, 8, 3, 1))[-1] == 1
