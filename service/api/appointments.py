@@ -232,6 +232,8 @@ def shown(appointment: Appointment, zone: ZoneInfo | None = None) -> Response:
 
 
 def _metadata(value: dict[str, object]) -> dict[str, object]:
+    if not value:
+        return value
     try:
         encoded = orjson.dumps(value)
     except (TypeError, orjson.JSONEncodeError):

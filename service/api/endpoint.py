@@ -21,7 +21,7 @@ from service.api.intake import Intake
 from service.api.parsing import decode_body, fingerprint_of, idempotency_key, query_of
 from service.api.problems import Problem, answer, crashed, of_status, problem_of
 from service.api.response import Response, lines_of
-from service.api.said import Said, check_media_type, correlation_of, read_body, said_by
+from service.api.said import Said, body_at_hand, check_media_type, correlation_of, read_body, said_by
 from service.claims.gate import Gate
 from service.claims.messages import Admission, RateState
 from service.claims.scripts import ClaimOutcome, ClaimReply
@@ -252,12 +252,16 @@ class Edge:
         body_problem: Exception | None = None
         stream: Any = call.request.stream
         if stream.request_body:
-            if not route.always_answered and self.intake.is_full:
-                raise self.intake.refuse()
-            try:
-                call.body = await read_body(call.request)
-            except PayloadTooLarge as problem:
-                body_problem = problem
+            at_hand = body_at_hand(stream)
+            if at_hand is not None:
+                call.body = at_hand
+            else:
+                if not route.always_answered and self.intake.is_full:
+                    raise self.intake.refuse()
+                try:
+                    call.body = await read_body(call.request)
+                except PayloadTooLarge as problem:
+                    body_problem = problem
         if route.always_answered:
             return await self._look_into(route, known, call, body_problem)
         self.intake.enter()  # only now: a client that is slow with its body takes nobody's room

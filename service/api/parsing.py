@@ -98,9 +98,9 @@ def idempotency_key(headers: Any) -> str | None:
     if not own and not other:
         return None
     name = "Idempotency-Key" if own else "X-Idempotency-Key"
-    keys = {_bare(raw) for raw in (*own, *other)}
-    key = keys.pop()
-    if keys:
+    key, *more = (*own, *other)
+    key = _bare(key)
+    if more and any(_bare(raw) != key for raw in more):
         raise InvalidRequest([(name, "must not be given twice with different values")])
     if not _KEY.fullmatch(key):
         raise InvalidRequest([(name, "must be 1 to 255 visible ASCII characters")])

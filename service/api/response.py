@@ -44,7 +44,7 @@ class Response(HTTPResponse):
 
     def head(self, *, keep_alive: bool) -> bytes:
         """Everything before the body."""
-        lines = lines_of(self.headers)
+        lines = lines_of(self.headers) if self.headers else ""
         if self.has_body:
             size = len(self.body or b"")
             kind = "" if self.content_type is None else f"content-type: {self.content_type}\r\n"

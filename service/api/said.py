@@ -71,6 +71,11 @@ def _given_correlation(x_correlation_id: str | None, traceparent: str | None) ->
     return traced["trace"]
 
 
+def body_at_hand(stream: Any) -> bytes | None:
+    """The body of the request on a connection, of at most 64 KiB, where all of it has come, as nearly always."""
+    return stream.body_at_hand() if stream.request_bytes_left <= LARGEST_BODY_BYTES else None
+
+
 async def read_body(request: Request) -> bytes:
     """The body, of at most 64 KiB.
 
@@ -79,10 +84,9 @@ async def read_body(request: Request) -> bytes:
     stream: Any = request.stream
     if stream is None:
         return request.body
-    if stream.request_bytes_left <= LARGEST_BODY_BYTES:
-        body: bytes | None = stream.body_at_hand()
-        if body is not None:
-            return body
+    at_hand = body_at_hand(stream)
+    if at_hand is not None:
+        return at_hand
     parts: list[bytes] = []
     size = 0
     while True:
