@@ -141,6 +141,7 @@ def carry_out_once(services: Services) -> CarryOutOnce:
     return CarryOutOnce(
         records=KeyRecords(services.database),
         marks=marks,
+        gate=services.gate_store,
         tasks=services.tasks,
         metrics=services.metrics,
         hold_s=hold.total_seconds(),

@@ -185,13 +185,36 @@ class BookingCommitter:
 async def commit_within(connection: Any, bookings: list[NewBooking]) -> list[Committed]:
     """Write bookings within a transaction that holds the gate's lock alone; what became of each.
 
-    Raises InvalidRequest when one of them holds something that cannot be stored; the transaction is lost then.
+    Raises InvalidRequest when one of them holds something that cannot be stored, Unavailable when another write has
+    just begun the key of one; the transaction is lost then.
     """
     try:
         rows = await connection.fetch(statement("commit_bookings"), *_columns(bookings))
     except POISONED as problem:
         raise InvalidRequest([("body", "holds something that cannot be stored")]) from problem
+    await _take_keys(connection, bookings, {row["appointment_id"] for row in rows})
     return await outcomes_of(connection, bookings, rows)
+
+
+async def _take_keys(connection: Any, bookings: list[NewBooking], taken: Collection[UUID]) -> None:
+    """Write the keys where other writes hold theirs, because no mark in Redis keeps those away.
+
+    The other write and the booking may have begun together, each before the other's row could be seen. Only rows of one
+    index wait for each other: who comes second there has nothing. A booking that does is written anew with the whole
+    batch, and then the commit's statement finds the other's row.
+    """
+    keyed = [b for b in bookings if b.idempotency_key is not None and b.appointment.appointment_id in taken]
+    if not keyed:
+        return
+    rows = await connection.fetch(
+        statement("take_keys"),
+        [b.appointment.org for b in keyed],
+        [b.idempotency_key for b in keyed],
+        [b.fingerprint for b in keyed],
+        [b.appointment.appointment_id for b in keyed],
+    )
+    if len(rows) < len(keyed):
+        raise Unavailable("another request with an idempotency key of these was begun just now")
 
 
 async def find_attempted(connection: Any, bookings: list[tuple[int, UUID]]) -> dict[UUID, bytes]:

@@ -7,7 +7,7 @@ and is rolled back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -118,6 +118,12 @@ class KeyRecords:
         if row["status"] is not None and row["headers"] is not None:
             answer = FinalAnswer(row["status"], orjson.loads(row["headers"]), row["body"])
         return KeyRecord(fingerprint=row["fingerprint"], answer=answer, over=row["over"])
+
+    async def booked(self, keys: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Those of the keys (organization, key) that a booking was made with."""
+        orgs, names = zip(*keys, strict=True)
+        rows = await self._database.fetch("booked_keys", orgs, names)
+        return {(row["org_id"], row["key"]) for row in rows}
 
     async def complete(self, completion: Completion) -> bool:
         """Write the answer; False when the hold has ended, by the effect's own transaction or by a takeover."""

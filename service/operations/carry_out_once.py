@@ -1,7 +1,8 @@
 """One idempotency key, one effect, one answer: for every write but the booking, which claims its key with its time.
 
 Redis is asked first and answers most repeats; Postgres decides. A key is held there while its request is carried out,
-so two processes cannot both begin it, whether Redis is there or not. The answer is in Postgres before it is given:
+so two processes cannot both begin it, whether Redis is there or not. Where Redis cannot tell which bookings are under
+way, those that were being committed when the key was held are waited for. The answer is in Postgres before it is given:
 written by the effect's own transaction where the operation takes a `Complete`, else right after it. A process that
 dies leaves its hold, which ends by itself; then the same request may be taken over, and only the same.
 """
@@ -19,8 +20,10 @@ from uuid import UUID
 import msgspec
 import uuid_utils
 
+from service.batching import Batcher
 from service.claims.marks import KeyMarks, MarkOutcome
 from service.claims.messages import Mark
+from service.db.gate import GateStore
 from service.db.idempotency import Completion, FinalAnswer, KeyHold, KeyRecords
 from service.errors import (
     BookingError,
@@ -37,6 +40,7 @@ from service.operations.tracking import TrackedTasks
 PATIENCE_S = 5.0
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 0.25
 _ATTEMPTS = 4
+_MOST_LOOKS = 128
 
 Response = TypeVar("Response")
 
@@ -65,15 +69,25 @@ class CarryOutOnce:
     """Carries requests out once. `hold_s`: how long a request may take before the same one, sent again, takes over."""
 
     def __init__(
-        self, *, records: KeyRecords, marks: KeyMarks, tasks: TrackedTasks, metrics: Metrics, hold_s: float
+        self,
+        *,
+        records: KeyRecords,
+        marks: KeyMarks,
+        gate: GateStore,
+        tasks: TrackedTasks,
+        metrics: Metrics,
+        hold_s: float,
     ) -> None:
         self._records = records
         self._marks = marks
+        self._gate = gate
         self._tasks = tasks
         self._hold_s = hold_s
         self._counter = metrics.keyed_requests
         self._chance = random.Random()
         self._under_way: dict[tuple[int, str], asyncio.Event] = {}
+        # Each look takes the gate's lock: those who come meanwhile share the next.
+        self._looks: Batcher[tuple[int, str], bool] = Batcher(self._are_booked, most=_MOST_LOOKS)
 
     async def __call__(
         self,
@@ -144,10 +158,11 @@ class CarryOutOnce:
 
         `insist`: do not take Redis' word for it that a request is under way; whoever set the mark may have died.
         """
+        asked = True
         try:
             outcome, kept = await self._marks.begin(request.org, Mark(request.key, request.fingerprint, owner.hex))
         except Unavailable:
-            outcome, kept = MarkOutcome.BEGUN, b""  # Postgres decides
+            asked, outcome, kept = False, MarkOutcome.BEGUN, b""  # Postgres decides
         if outcome is MarkOutcome.IN_PROGRESS:
             return await self._look(request) if insist else None
         if outcome is MarkOutcome.REUSED:
@@ -159,7 +174,30 @@ class CarryOutOnce:
             hold = await self._records.begin(request.org, request.key, fingerprint, owner, self._hold_s)
         except OutcomeUnknown:
             return None  # nothing was carried out yet; the same owner may begin again
-        return await self._look(request) if hold is None else hold
+        if hold is None:
+            return await self._look(request)
+        # Who takes over comes so late that a booking made beside the first would have been seen.
+        if not asked and hold.operation == owner:
+            await self._look_beside(hold)
+        return hold
+
+    async def _look_beside(self, hold: KeyHold) -> None:
+        """Give the hold up if a booking has the key. Raises IdempotencyKeyReused then, or Unavailable.
+
+        It may have been claimed in Redis before that was away, and its commit begun before the hold could be seen.
+        """
+        try:
+            if await self._looks.submit((hold.org, hold.key)):
+                raise self._reused()
+        except BaseException:
+            await self._end_hold(hold, may_have_happened=False)
+            raise
+
+    async def _are_booked(self, keys: list[tuple[int, str]]) -> list[bool]:
+        """Of each key that is held whether a booking has it that was begun before."""
+        await self._gate.wait_for_commits()
+        booked = await self._records.booked(keys)
+        return [key in booked for key in keys]
 
     async def _look(self, request: KeyedRequest) -> FinalAnswer | None:
         """The answer that Postgres has for the key; None when it has none yet. Raises IdempotencyKeyReused."""
@@ -225,11 +263,14 @@ class CarryOutOnce:
     async def _end(self, request: KeyedRequest, hold: KeyHold, *, may_have_happened: bool) -> None:
         """End a hold without an answer, in Postgres first: a free mark in Redis must find a free key there."""
         self._counter.labels("unknown" if may_have_happened else "refused").inc()
+        await self._end_hold(hold, may_have_happened=may_have_happened)
+        await self._free_mark(request, hold.owner)
+
+    async def _end_hold(self, hold: KeyHold, *, may_have_happened: bool) -> None:
         try:
             await (self._records.leave(hold) if may_have_happened else self._records.free(hold))
         except (Unavailable, OutcomeUnknown) as problem:
             _log.warning("idempotency key not ended", error=problem.message)
-        await self._free_mark(request, hold.owner)
 
     async def _free_mark(self, request: KeyedRequest, owner: UUID) -> None:
         try:

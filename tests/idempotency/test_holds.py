@@ -224,6 +224,24 @@ async def test_without_redis_two_processes_carry_a_request_out_once(
     assert sorted(map(repr, answers)) == sorted(["1", *[repr(Replay(ANSWER))] * 19])
 
 
+async def test_who_cannot_ask_redis_waits_for_commits_and_where_that_fails_has_done_nothing(
+    services: Services, org: int, once: CarryOutOnce, alone: Callable[[], CarryOutOnce], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, done = AsyncMock(side_effect=Unavailable("it took too long")), list[KeyHold]()
+    monkeypatch.setattr(services.gate_store, "wait_for_commits", wait)
+    without, key = alone(), uuid4().hex
+
+    async def work(hold: KeyHold) -> None:
+        done.append(hold)
+
+    with pytest.raises(Unavailable):
+        await without(KeyedRequest(org, key, "a" * 32), work, lambda _: ANSWER)
+    assert (wait.await_count, len(done)) == (1, 0)
+    # Redis tells which bookings are under way. The key was left free, for another request too.
+    await once(KeyedRequest(org, key, "b" * 32), work, lambda _: ANSWER)
+    assert (wait.await_count, len(done)) == (1, 1)
+
+
 async def test_an_unknown_outcome_goes_on_with_the_same_operation_and_a_refusal_with_another(
     org: int, once: CarryOutOnce
 ) -> None:

@@ -76,6 +76,16 @@ SELECT w.appointment_id, NULL, NULL, r.fingerprint, NULL, coalesce(r.held_until 
 FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS w (org_id, appointment_id, idempotency_key)
 JOIN idempotency_records AS r ON r.org_id = w.org_id AND r.key = w.idempotency_key;
 
+-- name: take_keys
+-- The keys of bookings that this transaction makes without Redis, where other writes begin theirs: who begins one of them
+-- waits for this transaction, and this one for whoever is beginning one. What is not returned another write has begun.
+INSERT INTO idempotency_records (org_id, key, fingerprint, status, appointment_id)
+SELECT w.org_id, w.key, w.fingerprint, 201, w.appointment_id
+FROM unnest($1::integer[], $2::text[], $3::bytea[], $4::uuid[]) AS w (org_id, key, fingerprint, appointment_id)
+ORDER BY w.org_id, w.key
+ON CONFLICT DO NOTHING
+RETURNING key;
+
 -- name: answers_of_keys
 -- The finished answers of bookings by their idempotency keys, with the place of each among those asked for; of another
 -- write's key that it is taken.

@@ -22,6 +22,14 @@ WHERE org_id = $1 AND idempotency_key = $2
 ORDER BY place
 LIMIT 1;
 
+-- name: booked_keys
+-- The keys that bookings were made with.
+SELECT w.org_id, w.key
+FROM unnest($1::integer[], $2::text[]) AS w (org_id, key)
+CROSS JOIN LATERAL (
+    SELECT FROM appointments AS a WHERE a.org_id = w.org_id AND a.idempotency_key = w.key LIMIT 1
+) AS booked;
+
 -- name: complete_key
 -- The answer of a key that is still held by the owner; nothing is returned when it is not.
 UPDATE idempotency_records
