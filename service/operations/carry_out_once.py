@@ -224,8 +224,11 @@ class CarryOutOnce:
         try:
             response = await work(hold)
         except BookingError as problem:
-            # A hold that was lost is somebody else's to end; freeing finds nothing then.
-            await self._end(request, hold, may_have_happened=isinstance(problem, OutcomeUnknown))
+            # A hold that was lost is somebody else's to end; freeing finds nothing then. Who took over and is told that
+            # nobody can be asked knows no more than before of what was done already.
+            taken_over = hold.operation != hold.owner
+            unknown = isinstance(problem, OutcomeUnknown) or (taken_over and isinstance(problem, Unavailable))
+            await self._end(request, hold, may_have_happened=unknown)
             raise
         except BaseException:
             await self._end(request, hold, may_have_happened=True)

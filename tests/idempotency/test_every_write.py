@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import orjson
 import pytest
 
 from service.app import Services, open_services
+from service.db.time_off import TimeOffStore
 from service.errors import Unavailable
 from service.operations.carry_out_once import CarryOutOnce
 from tests.api.client import Answer, Client, all_at_once, assert_problem
@@ -101,6 +103,24 @@ async def _dies_after(
 ) -> None:
     await work(hold)
     raise Died
+
+
+async def test_what_went_on_with_an_effect_and_could_not_leaves_it_to_the_same_request_again(
+    services: Services, api: Client, second: Client, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The period is there; whether it was the request that was told 503 who set it makes no difference."""
+    example, key = EXAMPLES["set_time_off"], uuid4().hex
+    write, other, before = await example.ready(api, 0, sql), await example.ready(api, 1, sql), await counted(sql)
+    with monkeypatch.context() as patch:
+        patch.setattr(CarryOutOnce, "_carry_out", _dies_after)
+        assert (await write(api, key)).status == 503
+    await time_passes(sql, services.redis)
+    with monkeypatch.context() as patch:
+        patch.setattr(TimeOffStore, "add", AsyncMock(side_effect=Unavailable("away for a moment")))
+        assert_problem(await write(second, key), 503, "SERVICE_UNAVAILABLE")
+    assert_problem(await other(second, key), 422, "IDEMPOTENCY_KEY_REUSED")
+    assert (await write(api, key)).status == 201
+    assert difference(before, await counted(sql)) == example.adds
 
 
 async def test_a_process_that_dies_before_the_effect_leaves_the_key_to_the_same_request_only(
