@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,8 @@ class AvailabilityRoutes:
         self._clock = clock
         self._kept: OrderedDict[int, _OfRoster] = OrderedDict()
         self._answers = _Answers()
+        # What is being made now, by entity tag: a crowd that asks while the calendar is booked searches it once.
+        self._under_way: dict[str, _Making] = {}
 
     def routes(self) -> list[Route]:
         """The endpoints."""
@@ -85,15 +88,43 @@ class AvailabilityRoutes:
                 return Response(None, 304, headers)
         body = self._answers.of(etag)
         if body is None:
-            start = asked.start(now)
-            free = await self._find(roster, asked.calendar, asked.coach, start, start + timedelta(days=asked.days))
-            heads = self._of(free.roster).heads
-            body = _body(free, heads, asked.zone_name, by_start=asked.by_start, with_ids=asked.with_ids)
-            if free.of_grid:
-                self._answers.keep(etag, body)
-            else:  # what Postgres says may be older than the revision that was read
+            body, of_grid = await self._make_once(etag, roster, asked, now)
+            if not of_grid:  # what Postgres says may be older than the revision that was read
                 headers.pop("ETag", None)
         return Response(body, 200, headers, "application/json")
+
+    async def _make_once(self, etag: str | None, roster: Roster, asked: _Question, now: datetime) -> tuple[bytes, bool]:
+        """The answer, and whether the grid says so; made once for all who ask for its tag meanwhile.
+
+        The first reads the planes after the revision, and who joins has read the same revision: they hold all that it
+        counts. What Postgres says may be older than that, so who joined asks for itself then.
+        """
+        if etag is None:
+            return await self._make(etag, roster, asked, now)
+        making = self._under_way.get(etag)
+        joined = making is not None
+        if making is None:
+            making = self._under_way[etag] = _Making(asyncio.ensure_future(self._make(etag, roster, asked, now)))
+        making.waiting += 1
+        try:
+            body, of_grid = await asyncio.shield(making.task)  # who goes away takes it from nobody
+        finally:
+            making.waiting -= 1
+            if not making.waiting:
+                del self._under_way[etag]
+                making.task.cancel()  # if it is not done, all have gone away
+        if joined and not of_grid:
+            return await self._make(etag, roster, asked, now)
+        return body, of_grid
+
+    async def _make(self, etag: str | None, roster: Roster, asked: _Question, now: datetime) -> tuple[bytes, bool]:
+        start = asked.start(now)
+        free = await self._find(roster, asked.calendar, asked.coach, start, start + timedelta(days=asked.days))
+        heads = self._of(free.roster).heads
+        body = _body(free, heads, asked.zone_name, by_start=asked.by_start, with_ids=asked.with_ids)
+        if free.of_grid:
+            self._answers.keep(etag, body)
+        return body, free.of_grid
 
     def _of(self, roster: Roster) -> _OfRoster:
         kept = self._kept.get(roster.org)
@@ -171,6 +202,14 @@ class _Question(msgspec.Struct):
             said = orjson.dumps([self.roster.org, self.roster.version, parts, self.told])
             self.last = parts, f'"{hashlib.blake2b(said, digest_size=12).hexdigest()}"'
         return self.last[1]
+
+
+class _Making:
+    """An answer that is being made, and how many wait for it."""
+
+    def __init__(self, task: asyncio.Future[tuple[bytes, bool]]) -> None:
+        self.task = task
+        self.waiting = 0
 
 
 class _Answers:
