@@ -118,7 +118,8 @@ async def test_who_asks_after_a_booking_takes_no_search_that_began_before_it(
 async def test_who_goes_away_takes_the_search_from_nobody_and_the_last_ends_it(
     services: Services, org: int, crowd: Crowd
 ) -> None:
-    routes = AvailabilityRoutes(None, services.availability, services.rosters, services.clock)
+    edge: Any = None  # nothing is admitted here
+    routes = AvailabilityRoutes(edge, services.availability, services.rosters, services.clock)
     roster = await services.rosters.get(org)
     asked = _Question.of(roster, {"calendar_id": "cal-1"})
 
