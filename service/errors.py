@@ -93,6 +93,10 @@ class Unavailable(BookingError):
     retry_after_s = 1
 
 
+class KeyJustBegun(Unavailable):
+    """Another write began an idempotency key of these bookings beside them; nothing was written."""
+
+
 class GateClosed(Unavailable):
     """Redis cannot be asked now; who can go on with Postgres alone does."""
 

@@ -21,7 +21,7 @@ from service.db.connection import CROWDED, POISONED, TRY_AGAIN, UNKNOWN, open_co
 from service.db.statements import statement
 from service.domain.appointment import Appointment, Status
 from service.domain.grid import day_start
-from service.errors import BookingError, InvalidRequest, OutcomeUnknown, Unavailable
+from service.errors import BookingError, InvalidRequest, KeyJustBegun, OutcomeUnknown, Unavailable
 from service.logs import get_logger
 
 MOST_IN_ONE_COMMIT = 128
@@ -185,7 +185,7 @@ class BookingCommitter:
 async def commit_within(connection: Any, bookings: list[NewBooking]) -> list[Committed]:
     """Write bookings within a transaction that holds the gate's lock alone; what became of each.
 
-    Raises InvalidRequest when one of them holds something that cannot be stored, Unavailable when another write has
+    Raises InvalidRequest when one of them holds something that cannot be stored, KeyJustBegun when another write has
     just begun the key of one; the transaction is lost then.
     """
     try:
@@ -214,7 +214,7 @@ async def _take_keys(connection: Any, bookings: list[NewBooking], taken: Collect
         [b.appointment.appointment_id for b in keyed],
     )
     if len(rows) < len(keyed):
-        raise Unavailable("another request with an idempotency key of these was begun just now")
+        raise KeyJustBegun("another request with an idempotency key of these was begun just now")
 
 
 async def find_attempted(connection: Any, bookings: list[tuple[int, UUID]]) -> dict[UUID, bytes]:

@@ -25,7 +25,7 @@ from service.domain.assignment import draws_of
 from service.domain.calendar import Roster
 from service.domain.coach_grid import CoachGrid, Held, Wanted
 from service.domain.event import EventType
-from service.errors import BookingError, InvalidRequest, OutcomeUnknown, Unavailable
+from service.errors import BookingError, InvalidRequest, KeyJustBegun, OutcomeUnknown, Unavailable
 from service.metrics import Metrics
 from service.operations.caller import Caller
 from service.operations.plan_booking import BookingRequest, Plan, appointment_of, columns_of, plan_of
@@ -114,8 +114,10 @@ class BookUngated:
                 return [await self._alone(wish) for wish in wishes]
             except OutcomeUnknown as problem:
                 unknown = problem
-            except Unavailable:
+            except Unavailable as problem:
                 if unknown is None and attempt == ATTEMPTS:
+                    if len(wishes) > 1 and isinstance(problem, KeyJustBegun):  # whoever does that need not stop others
+                        return [await self._alone(wish) for wish in wishes]
                     raise
             await asyncio.sleep(self._chance.uniform(0, 0.05 * 2**attempt))
         raise unknown or AssertionError("an attempt ends by itself unless its answer was lost")

@@ -11,9 +11,11 @@ import pytest
 
 from service.app import Services
 from service.assemble_api import carry_out_once
+from service.db.commit import Committed, NewBooking, commit_within
 from service.db.idempotency import FinalAnswer, KeyHold
 from service.db.statements import statement
-from service.errors import IdempotencyInProgress, IdempotencyKeyReused
+from service.errors import IdempotencyInProgress, IdempotencyKeyReused, KeyJustBegun, Unavailable
+from service.operations import book_ungated
 from service.operations.book import Booked
 from service.operations.carry_out_once import KeyedRequest
 from service.operations.local_rates import RateSeen
@@ -123,3 +125,24 @@ async def test_another_write_without_redis_waits_for_a_booking_whose_mark_it_can
     for process in (services, without):
         again = await book(process)
         assert (again.replayed, again.body) == (True, booked.body)
+
+
+async def test_a_key_that_others_keep_beginning_holds_up_no_booking_beside_it(
+    without: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def contested(connection: Any, bookings: list[NewBooking]) -> list[Committed]:
+        found = await commit_within(connection, bookings)
+        if any(one.idempotency_key == KEY for one in bookings):
+            raise KeyJustBegun("contested")
+        return found
+
+    monkeypatch.setattr(book_ungated, "commit_within", contested)
+    starts = await free_starts(without, org)
+    wishes = [
+        wish(starts[40 + number], person=number, idempotency_key=key, fingerprint="b" * 32)
+        for number, key in enumerate((KEY, "key-2", "key-3"))
+    ]
+    bookings = (without.book(one, caller(org), RateSeen()) for one in wishes)
+    refused, *booked = await asyncio.gather(*bookings, return_exceptions=True)
+    assert isinstance(refused, Unavailable)
+    assert all(isinstance(one, Booked) for one in booked), booked
