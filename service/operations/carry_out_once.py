@@ -176,8 +176,7 @@ class CarryOutOnce:
             return None  # nothing was carried out yet; the same owner may begin again
         if hold is None:
             return await self._look(request)
-        # Who takes over comes so late that a booking made beside the first would have been seen.
-        if not asked and hold.operation == owner:
+        if not asked:
             await self._look_beside(hold)
         return hold
 
@@ -190,7 +189,7 @@ class CarryOutOnce:
             if await self._looks.submit((hold.org, hold.key)):
                 raise self._reused()
         except BaseException:
-            await self._end_hold(hold, may_have_happened=False)
+            await self._end_hold(hold, may_have_happened=hold.operation != hold.owner)
             raise
 
     async def _are_booked(self, keys: list[tuple[int, str]]) -> list[bool]:

@@ -242,6 +242,32 @@ async def test_who_cannot_ask_redis_waits_for_commits_and_where_that_fails_has_d
     assert (wait.await_count, len(done)) == (1, 1)
 
 
+async def test_who_takes_over_without_redis_waits_for_commits_too_and_leaves_the_key_as_it_was(
+    services: Services, org: int, alone: Callable[[], CarryOutOnce], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = AsyncMock()
+    monkeypatch.setattr(services.gate_store, "wait_for_commits", wait)
+    without, key, problems = alone(), uuid4().hex, [OutcomeUnknown("lost")]
+
+    async def ask(fingerprint: str) -> None:
+        await without(KeyedRequest(org, key, fingerprint * 32), work, lambda _: ANSWER)
+
+    async def work(_: KeyHold) -> None:
+        if problems:
+            raise problems.pop()
+
+    with pytest.raises(OutcomeUnknown):
+        await ask("a")
+    wait.side_effect = Unavailable("it took too long")
+    with pytest.raises(Unavailable):
+        await ask("a")
+    with pytest.raises(IdempotencyKeyReused):
+        await ask("b")
+    wait.side_effect = None
+    await ask("a")
+    assert wait.await_count == 3
+
+
 async def test_an_unknown_outcome_goes_on_with_the_same_operation_and_a_refusal_with_another(
     org: int, once: CarryOutOnce
 ) -> None:
