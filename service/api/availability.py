@@ -105,6 +105,8 @@ class AvailabilityRoutes:
         joined = making is not None
         if making is None:
             making = self._under_way[etag] = _Making(asyncio.ensure_future(self._make(etag, roster, asked, now)))
+            # Of what ends when all have gone away nobody else would ask.
+            making.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         making.waiting += 1
         try:
             body, of_grid = await asyncio.shield(making.task)  # who goes away takes it from nobody

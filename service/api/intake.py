@@ -65,7 +65,7 @@ class Intake:
         now = self._now()
         if now - self._looked_at >= _LOOK_S:
             self._look(now)
-        # What `_taken` says, without its two calls: this is asked three times a request.
+        # What `_taken` says, without its two calls: this is asked two or three times a request.
         return self.in_flight >= self.limit or self._unfinished() >= self.limit
 
     def enter(self) -> None:

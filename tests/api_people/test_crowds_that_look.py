@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
@@ -140,6 +141,34 @@ async def test_who_goes_away_takes_the_search_from_nobody_and_the_last_ends_it(
     assert [one.cancelled() for one in (*gone, first, second)] == [True, True, True, False]
     assert (bool(body), of_grid, crowd.reads, crowd.handed_over) == (True, True, 2, 1)
     assert not routes._under_way
+
+
+async def test_what_fails_when_all_have_gone_away_is_no_news(
+    services: Services, org: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge: Any = None
+    routes, news = AvailabilityRoutes(edge, services.availability, services.rosters, services.clock), list[Any]()
+    roster, begun = await services.rosters.get(org), asyncio.Event()
+
+    async def fails_when_it_is_ended(*_: Any) -> PlanesRead:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(services.grid, "read", fails_when_it_is_ended)
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: news.append(told))
+    question = _Question.of(roster, {"calendar_id": "cal-1"})
+    asking = asyncio.create_task(routes._make_once("tag", roster, question, services.clock.now()))
+    async with asyncio.timeout(WITHIN_S):
+        await begun.wait()
+    making = routes._under_way["tag"].task
+    asking.cancel()
+    await asyncio.wait([asking, making])
+    del asking, making
+    gc.collect()
+    assert news == []
 
 
 async def test_what_postgres_says_is_nobodys_who_asked_later(api: Client, crowd: Crowd) -> None:
