@@ -122,7 +122,7 @@ async def test_who_goes_away_takes_the_search_from_nobody_and_the_last_ends_it(
     edge: Any = None  # nothing is admitted here
     routes = AvailabilityRoutes(edge, services.availability, services.rosters, services.clock)
     roster = await services.rosters.get(org)
-    asked = _Question.of(roster, {"calendar_id": "cal-1"})
+    asked = _Question.of(roster, {"calendar_id": "cal-1", "days": "7", "from": crowd.start.date().isoformat()})
 
     def ask() -> asyncio.Task[tuple[bytes, bool]]:
         return asyncio.create_task(routes._make_once("tag", roster, asked, services.clock.now()))
