@@ -188,7 +188,7 @@ class CarryOutOnce:
         try:
             if await self._looks.submit((hold.org, hold.key)):
                 raise self._reused()
-        except BaseException:
+        except BaseException:  # cancelled too: who has not begun holds no key
             await self._end_hold(hold, may_have_happened=hold.operation != hold.owner)
             raise
 

@@ -42,9 +42,9 @@ def test_many_at_once_earn_what_they_earn_one_by_one(strategy: Strategy, seed: i
         earned.add(together([nobody, *decisions, nobody], balanced=strategy is Strategy.BALANCED))
         earned.add(together([nobody], balanced=strategy is Strategy.BALANCED))
         for team, decision in zip(teams, decisions, strict=True):
-            if strategy is not Strategy.BALANCED and len(team) == ENOUGH_CANDIDATES + 1:
-                team = team[:-1]  # noqa: PLW2901  the best of all, see below
-            by_score = choose(Strategy.BALANCED, [Candidate(c, scores[c], 0) for c in team])
+            best_added = strategy is not Strategy.BALANCED and len(team) == ENOUGH_CANDIDATES + 1  # see below
+            looked_at = team[:-1] if best_added else team
+            by_score = choose(Strategy.BALANCED, [Candidate(c, scores[c], 0) for c in looked_at])
             what = decision if strategy is Strategy.BALANCED else by_score
             expected.update({one.column: one.share for one in what.considered})
     assert {column: earned.of(column) for column in scores} == {column: expected[column] for column in scores}
