@@ -17,7 +17,9 @@ def caller(org: int) -> Caller:
     return Caller(org, "tests", frozenset({"read", "write", "admin"}), Rate("tests", 0, 60_000), "corr-1")
 
 
-def wish(start: datetime, calendar: str = "cal-1", person: int = 0, **more: Any) -> BookingRequest:
+def wish(
+    start: datetime, calendar: str = "cal-1", person: int = 0, fingerprint: str = "0" * 32, **more: Any
+) -> BookingRequest:
     """A wish for a start in a calendar by the `person`-th contact."""
     fields: dict[str, Any] = {
         "calendar_id": calendar,
@@ -30,7 +32,7 @@ def wish(start: datetime, calendar: str = "cal-1", person: int = 0, **more: Any)
         "coach_id": None,
         "metadata": {},
         "idempotency_key": None,
-        "fingerprint": "0" * 32,
+        "stands_for": lambda: fingerprint,
     }
     return BookingRequest(**{**fields, **more})
 

@@ -159,7 +159,7 @@ class _Claimer:
             coach_id=None,
             metadata={},
             idempotency_key=f"claim-{uuid.uuid4()}",
-            fingerprint=_FINGERPRINT,
+            stands_for=lambda: _FINGERPRINT,
         )
 
     def _admission(self, plan: Plan, wish: BookingRequest, token: str) -> Admission:

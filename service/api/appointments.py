@@ -23,11 +23,11 @@ from service.api.parsing import (
     uuid_of,
     versions_of,
 )
-from service.api.problems import answer, problem_of
+from service.api.problems import answer, answer_again, problem_of
 from service.api.response import Response
 from service.api.shapes import AppointmentShape, BookAppointment, CancelAppointment, MoveAppointmentShape
 from service.domain.appointment import Appointment, etag_of, render_in
-from service.errors import BookingError, InvalidRequest
+from service.errors import BookingError, InvalidRequest, SlotUnavailable
 from service.operations.book import Book
 from service.operations.change import ChangeAppointment
 from service.operations.manage_contacts import ManageContacts
@@ -136,6 +136,8 @@ class AppointmentRoutes:
     async def book(self, call: Call) -> Response:
         """POST /api/appointments"""
         booked = await self._book.ask(await self._booking(call), call.who, call.rate)
+        if isinstance(booked, SlotUnavailable):
+            return answer_again(booked, call.correlation_id)
         if isinstance(booked, BookingError):
             return answer(problem_of(booked), call.correlation_id)
         appointment_id = booked.appointment_id or orjson.loads(booked.body)["appointment_id"]
@@ -162,7 +164,7 @@ class AppointmentRoutes:
             coach_id=wish.coach_id,
             metadata=_metadata(wish.metadata),
             idempotency_key=idempotency_key(call.request.headers),
-            fingerprint=fingerprint_of("POST", "/api/appointments", call.body),
+            stands_for=partial(fingerprint_of, "POST", "/api/appointments", call.body),
         )
 
     async def _contact(self, org: int, wish: BookAppointment) -> tuple[str, str | None]:

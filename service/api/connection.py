@@ -23,7 +23,7 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 from service.api.endpoint import Edge, Route
 from service.api.exchange import Exchange
 from service.api.framing import PLAIN_HEAD
-from service.api.problems import body_of, problem_of, timestamp
+from service.api.problems import beginning_of, body_of, problem_of
 from service.api.said import correlation_among
 from service.errors import Overloaded
 
@@ -37,7 +37,6 @@ _TELLING = re.compile(
     rb":[ \t]*([^\r]*)",
     re.IGNORECASE,
 )
-_ID, _AT = "(id)", "(at)"
 
 
 class Plain(msgspec.Struct, frozen=True):
@@ -63,10 +62,7 @@ class Doorway:
             f"HTTP/1.1 503 Service Unavailable\r\n{edge.common}content-type: application/problem+json\r\n"
             "connection: keep-alive\r\ncontent-length: %d\r\nretry-after: %d\r\nx-correlation-id: %b\r\n\r\n"
         ).encode("latin-1")
-        body = body_of(problem_of(Overloaded(retry_after_s=1)), _ID, _AT)
-        self._before_id, rest = body.split(_ID.encode())
-        self._before_at, self._end = rest.split(_AT.encode())
-        self._size = len(body) - len(_ID) - len(_AT)
+        self._beginning = beginning_of(problem_of(Overloaded(retry_after_s=1)))
 
     def unwelcome(self, received: bytes | bytearray) -> Plain | None:
         """The request that `received` begins with, if it is plain and there is no room for it."""
@@ -88,10 +84,9 @@ class Doorway:
         """(the whole answer, after how many seconds the client shall come again), counted."""
         retry_after_s = self._intake.count_refusal()
         self._counters[request.method].inc()
-        correlation = correlation_among(request.correlation_id, request.traceparent).encode()
-        at = timestamp().encode()
-        head = self._head % (self._size + len(correlation) + len(at), retry_after_s, correlation)
-        return b"".join((head, self._before_id, correlation, self._before_at, at, self._end)), retry_after_s
+        correlation = correlation_among(request.correlation_id, request.traceparent)
+        body = body_of(self._beginning, correlation)
+        return self._head % (len(body), retry_after_s, correlation.encode()) + body, retry_after_s
 
 
 def _body_length(told: dict[bytes, str]) -> int | None:

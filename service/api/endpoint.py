@@ -289,7 +289,9 @@ class Edge:
         if body_problem is not None:
             raise body_problem
         if call.body and (route.body is not None or route.method != "GET"):
-            check_media_type(call.header("content-type"), call.header("content-encoding"))
+            if not said.is_json:
+                check_media_type(call.header("content-type"), call.header("content-encoding"))
+                said.is_json = True
             if route.body is None:  # what nobody reads is a wish that would be ignored silently
                 decode_body(call.body, _NO_FIELDS)
         if said.query_text:

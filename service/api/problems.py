@@ -90,14 +90,26 @@ def of_status(status: int, message: str) -> Problem:
 
 
 def answer(problem: Problem, correlation_id: str) -> Response:
-    """The response for a problem."""
+    """The response for a problem; a correlation id is text that JSON takes as it is."""
     headers: dict[str, str] = {}
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(problem.retry_after_s)
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'ApiKey realm="booking"'
-    body = body_of(problem, correlation_id, timestamp())
+    body = body_of(beginning_of(problem), correlation_id)
     return Response(body, problem.status, headers, "application/problem+json")
+
+
+def answer_again(refusal: errors.SlotUnavailable, correlation_id: str) -> Response:
+    """As `answer`, to a refusal that is told to many: all but the end of its body is made once."""
+    status, beginning = _told(refusal)
+    return Response(body_of(beginning, correlation_id), status, None, "application/problem+json")
+
+
+@lru_cache(maxsize=256)  # an error is equal to itself alone
+def _told(refusal: errors.SlotUnavailable) -> tuple[int, bytes]:
+    problem = problem_of(refusal)
+    return problem.status, beginning_of(problem)
 
 
 def timestamp() -> str:
@@ -116,16 +128,18 @@ def _title(status: int) -> str:
     return HTTPStatus(status).phrase
 
 
-def body_of(problem: Problem, correlation_id: str, at: str) -> bytes:
-    """The body of the response for a problem; `at` is its timestamp."""
-    return orjson.dumps(
-        {
-            "status": problem.status,
-            "title": _title(problem.status),
-            "error": problem.error,
-            "message": problem.message,
-            "details": problem.details,
-            "correlation_id": correlation_id,
-            "timestamp": at,
-        }
-    )
+def beginning_of(problem: Problem) -> bytes:
+    """The body of the response for a problem up to its correlation id."""
+    said = {
+        "status": problem.status,
+        "title": _title(problem.status),
+        "error": problem.error,
+        "message": problem.message,
+        "details": problem.details,
+    }
+    return orjson.dumps(said)[:-1] + b',"correlation_id":"'
+
+
+def body_of(beginning: bytes, correlation_id: str) -> bytes:
+    """The body of the response for a problem that is told now."""
+    return b'%b%b","timestamp":"%b"}' % (beginning, correlation_id.encode(), timestamp().encode())

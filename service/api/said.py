@@ -27,6 +27,7 @@ class Said(msgspec.Struct):
     """What a request says outside of its body, taken apart once for all that say the same.
 
     `query_text` is the query as it came; `query` is None before it was looked at, and so is what is `known` of the key.
+    `is_json` says of its bodies that their type was looked at and can be read.
     """
 
     api_key: str | None
@@ -35,6 +36,7 @@ class Said(msgspec.Struct):
     query_text: str
     query: Mapping[str, str] | None = None
     known: Known | None = None
+    is_json: bool = False
 
 
 def said_by(request: Request, path: Mapping[str, str]) -> Said:

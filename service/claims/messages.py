@@ -13,7 +13,7 @@ from service.domain.assignment import Strategy
 from service.domain.grid import Placement
 
 
-class Rate(msgspec.Struct, frozen=True):
+class Rate(msgspec.Struct, frozen=True, cache_hash=True):
     """What a request is counted against: the API key's id, its limit a window (0: none), the window's length."""
 
     key_id: str

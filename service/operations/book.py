@@ -109,7 +109,7 @@ class Book:
         """
         booked = await self.ask(request, caller, rate)
         if isinstance(booked, BookingError):
-            raise booked
+            raise booked.with_traceback(None)  # one that is told to many would keep every place it was raised at
         return booked
 
     async def ask(

@@ -15,7 +15,7 @@ from service.domain.calendar import Calendar, Coach, Roster
 from service.domain.grid import CELL_MINUTES, Placement
 from service.errors import GateClosed, ItemBroken, RateLimitExceeded, SlotUnavailable
 from service.metrics import Metrics
-from service.operations.find_availability import Alternatives, FindAvailability
+from service.operations.find_availability import FindAvailability
 from service.operations.keep_grid import GridKeeper
 from service.operations.local_rates import LocalRates, RateSeen
 from service.operations.plan_booking import Plan
@@ -85,22 +85,18 @@ class Claiming:
 
     async def taken(self, plan: Plan, revision: int) -> SlotUnavailable:
         """The refusal of a time that nobody could take, with the next free ones."""
-        return self.refusal(await self.alternatives(plan.roster, plan.calendar, plan.coach, plan.placement, revision))
+        return await self.refusal(plan.roster, plan.calendar, plan.coach, plan.placement, revision)
 
-    @staticmethod
-    def refusal(alternatives: Alternatives) -> SlotUnavailable:
-        """`taken` with alternatives that are known."""
-        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": alternatives})
-
-    async def alternatives(
+    async def refusal(
         self, roster: Roster, calendar: Calendar, coach: Coach | None, placement: Placement, revision: int
-    ) -> Alternatives:
-        """The next free starts behind a placement, for appointments of its length."""
+    ) -> SlotUnavailable:
+        """`taken` of a placement: with the next free starts behind it, for appointments of its length."""
         # Of the length that was asked for, which need not be the calendar's.
         minutes = (placement.end - placement.start) * CELL_MINUTES
         if minutes != calendar.slot_duration:
             calendar = replace(calendar, slot_duration=minutes)
-        return await self._availability.next_free(roster, calendar, coach, placement.starts_at, revision, most=3)
+        free = await self._availability.next_free(roster, calendar, coach, placement.starts_at, revision, most=3)
+        return SlotUnavailable("nobody who could take this time is free", details={"alternatives": free})
 
 
 def used_up(reset_ms: int) -> RateLimitExceeded:

@@ -6,7 +6,9 @@ Everything that can be refused without asking Redis or Postgres is refused here,
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,8 +21,8 @@ from service.domain.grid import CELL_MINUTES, Placement, instant_of
 from service.errors import InvalidRequest
 
 
-class BookingRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked wish for an appointment; times are aware, `fingerprint` (32 hex digits) stands for the request."""
+class BookingRequest(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """A checked wish for an appointment; times are aware. `stands_for` makes the fingerprint, when it is asked for."""
 
     calendar_id: str
     start_time: datetime
@@ -32,7 +34,12 @@ class BookingRequest(msgspec.Struct, frozen=True, kw_only=True):
     coach_id: str | None
     metadata: dict[str, Any]
     idempotency_key: str | None
-    fingerprint: str
+    stands_for: Callable[[], str]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What stands for the request under its idempotency key: 32 hex digits."""
+        return self.stands_for()
 
 
 # (zone index or None, local day number) of each zone, as `SlotClaim` takes them.

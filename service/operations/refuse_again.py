@@ -26,7 +26,6 @@ from service.domain.grid import Placement
 from service.errors import RateLimitExceeded, SlotUnavailable, Unavailable
 from service.operations.caller import Caller
 from service.operations.claiming import Claiming, used_up
-from service.operations.find_availability import Alternatives
 from service.operations.local_rates import RateSeen
 from service.operations.plan_booking import BookingRequest, Plan
 from service.operations.rosters import Rosters
@@ -48,8 +47,8 @@ _Words: TypeAlias = tuple[int, str, str | None, datetime, datetime | None]
 class _Remembered:
     """A refusal: by which version of the roster, when, and what it was told; the plan but for the roster.
 
-    Until `last` the wish may be made, by the calendar's rules. `alternatives` are those that were found at `revision`,
-    and good until `until`.
+    Until `last` the wish may be made, by the calendar's rules. `refusal` has the alternatives that were found at
+    `revision`, and is good until `until`; it is told to all who ask until then.
     """
 
     version: int
@@ -59,7 +58,7 @@ class _Remembered:
     coach: Coach | None
     placement: Placement
     last: datetime
-    alternatives: Alternatives | None = None
+    refusal: SlotUnavailable | None = None
     revision: int = 0
     until: datetime = _LONG_AGO
 
@@ -164,14 +163,14 @@ class RefuseAgain:
             raise told
         if not isinstance(told, int):
             return told
-        alternatives = remembered.alternatives
-        if alternatives is None or remembered.revision != told or now >= remembered.until:
-            alternatives = await self._claiming.alternatives(
+        refusal = remembered.refusal
+        if refusal is None or remembered.revision != told or now >= remembered.until:
+            refusal = await self._claiming.refusal(
                 roster, remembered.calendar, remembered.coach, remembered.placement, told
             )
-            remembered.alternatives, remembered.revision = alternatives, told
+            remembered.refusal, remembered.revision = refusal, told
             remembered.until = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
-        return self._claiming.refusal(alternatives)
+        return refusal
 
     async def drain(self) -> None:
         """Wait until every batch has come back."""

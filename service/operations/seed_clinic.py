@@ -197,7 +197,7 @@ class SeedClinic:
             coach_id=None,
             metadata={},
             idempotency_key=visit.key,
-            fingerprint=hashlib.blake2b(visit.key.encode(), digest_size=16).hexdigest(),
+            stands_for=hashlib.blake2b(visit.key.encode(), digest_size=16).hexdigest,
         )
         booked = await self._book(request, Caller(org, _ACTOR, _SCOPES, _RATE, visit.key), RateSeen())
         return _id_in(booked.body), not booked.replayed

@@ -59,7 +59,7 @@ async def test_one_key_books_once_and_its_answer_outlives_redis(services: Servic
     assert len({a.body for a in answers}) == 1
     assert sum(not a.replayed for a in answers) == 1
     with pytest.raises(IdempotencyKeyReused):
-        await services.book(replace(request, fingerprint="b" * 32), caller(org), RateSeen())
+        await services.book(replace(request, stands_for=lambda: "b" * 32), caller(org), RateSeen())
     await services.redis.flushall()
     again = await services.book(request, caller(org), RateSeen())
     assert again.replayed

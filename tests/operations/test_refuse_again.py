@@ -180,7 +180,7 @@ async def test_the_key_of_who_has_the_time_gets_its_answer_again(
     crowd = await asyncio.gather(
         *(answer(services, org, of_coach(start, n, idempotency_key=f"crowd-{n}")) for n in range(5)),
         answer(services, org, mine),
-        answer(services, org, replace(mine, fingerprint="b" * 32)),
+        answer(services, org, replace(mine, stands_for=lambda: "b" * 32)),
     )
     assert [type(said) for said in crowd] == [SlotUnavailable] * 5 + [Booked, IdempotencyKeyReused]
     replay = crowd[5]
