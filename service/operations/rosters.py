@@ -89,7 +89,8 @@ class Rosters:
         if await self._grid.has_roster(roster.org) is None:
             try:
                 for column, units in (await self._store.deficits(roster)).items():
-                    deficits[column] = units
+                    if column < len(deficits):  # else of a coach who came after this roster was read
+                        deficits[column] = units
             except Unavailable as problem:
                 # Who is owed what can be put right later; without a roster nobody could be booked at all.
                 _log.warning("deficits not read", org=roster.org, error=problem.message)
