@@ -52,15 +52,15 @@ class _Paced(msgspec.Struct, frozen=True):
 
 
 class Load(Protocol):
-    """Sends requests to a port of the loopback over 64 connections."""
+    """Sends requests to a port of the loopback, over 64 connections where nothing else is said."""
 
     @property
     def left_open(self) -> int:
         """How many requests may be under way, uncounted, when it ends."""
         ...
 
-    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
-        """Book as fast as the answers come. Raises RuntimeError when a connection broke."""
+    async def book(self, port: int, wishes: Wishes, seconds: float, *, clients: int | None = None) -> Counted:
+        """Book as fast as the answers come, over so many connections. Raises RuntimeError when one broke."""
         ...
 
     async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
@@ -84,8 +84,9 @@ class WrkLoad:
 
     left_open = CONNECTIONS
 
-    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:
-        return _counted(await run_wrk(("book.lua", "counted.lua"), port, seconds, wishes.arguments()))
+    async def book(self, port: int, wishes: Wishes, seconds: float, *, clients: int | None = None) -> Counted:
+        scripts, clients = ("book.lua", "counted.lua"), clients or CONNECTIONS
+        return _counted(await run_wrk(scripts, port, seconds, wishes.arguments(), connections=clients))
 
     async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
         count = round(rate * seconds)
@@ -114,8 +115,15 @@ class OwnLoad:
         self._count = count
         self._clients = clients
 
-    async def book(self, port: int, wishes: Wishes, seconds: float) -> Counted:  # noqa: ARG002 - a count is asked
-        return await self._ask(port, wishes.maker())
+    async def book(
+        self,
+        port: int,
+        wishes: Wishes,
+        seconds: float,  # noqa: ARG002 - a count is asked
+        *,
+        clients: int | None = None,
+    ) -> Counted:
+        return await self._ask(port, wishes.maker(), clients)
 
     async def book_at(self, port: int, wishes: Wishes, rate: float, seconds: float) -> Latencies:
         return await open_loop(port, wishes.maker(), rate, seconds)
@@ -134,9 +142,9 @@ class OwnLoad:
 
         return await self._ask(port, make)
 
-    async def _ask(self, port: int, make: Callable[[int], bytes]) -> Counted:
+    async def _ask(self, port: int, make: Callable[[int], bytes], clients: int | None = None) -> Counted:
         began = time.monotonic()
-        found = await closed_loop(port, make, self._count, clients=self._clients)
+        found = await closed_loop(port, make, self._count, clients=min(clients or self._clients, self._count))
         return _of(found, time.monotonic() - began)
 
 

@@ -28,9 +28,14 @@ takes its time and to the contact (the external calendar does not know these org
 them are made later: B8 and B9 hold what was made meanwhile, of these bookings or earlier ones, and show how much of it
 a booking.
 
-After every load the bookings in Postgres are counted. wrk cuts up to 64 requests off when its time is over, and each of
-those may have booked: rows must be at least the 201s counted, and at most 64 more. No two appointments of a coach
-overlap. Answers with 409, 304 and 200 are counted by the service as well, and must agree."""
+Four times as many clients as can be answered in time (B14) are four times the bookings that B1's load makes in
+MAX_REQUEST_WAIT_MS. They come in the first of the seconds that count, and each asks again as soon as it is answered,
+also when it is sent away with 503 and asked to come later.
+
+After every load the bookings in Postgres are counted. wrk cuts a request of each connection off when its time is over,
+and each of those may have booked: rows must be at least the 201s counted, and at most as many more as there were
+connections. No two appointments of a coach overlap. Answers with 409, 304 and 200 are counted by the service as well,
+and must agree."""
 
 
 def table(notebook: Notebook, figures: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from loadtest.bench import bookings, crowded, inside, latency, memory, reads, sale
+from loadtest.bench import bookings, crowded, inside, latency, memory, overload, reads, sale
 from loadtest.bench.bench import Bench
 from loadtest.bench.figures import Notebook
 from loadtest.bench.loads import Load
@@ -39,12 +39,14 @@ class Run:
                 await self._bookings(bench)
                 await self._reads(bench)
                 await self._latency(bench)
+                await self._overload(bench)
                 await self._crowded(bench, bench)
             return
         for name, group, figures in (
             ("bookings", self._bookings, {"B1", "B2", "B8", "B12", "B13"}),
             ("reads", self._reads, {"B3", "B4", "B5", "B6", "B7", "B11", "B13"}),
             ("latency", self._latency, {"B9"}),
+            ("overload", self._overload, {"B14"}),
         ):
             if figures & set(self.figures):
                 async with self._fresh(name) as bench:
@@ -90,6 +92,10 @@ class Run:
         rate: float | None = None
         for _ in self._repeats(f"latency, {self.size.latency_s:.0f} s each", {"B9"}):
             rate = await latency.at_half_speed(bench, rate)
+
+    async def _overload(self, bench: Bench) -> None:
+        for _ in self._repeats("overload", {"B14"}):
+            await overload.four_times(bench)
 
     async def _crowded(self, few: Bench, many: Bench) -> None:
         if "B10" in self.figures:

@@ -23,14 +23,16 @@ def wrk_binary() -> str:
     return found
 
 
-async def run_wrk(scripts: Sequence[str], port: int, seconds: float, given: Mapping[str, object]) -> str:
+async def run_wrk(
+    scripts: Sequence[str], port: int, seconds: float, given: Mapping[str, object], *, connections: int = CONNECTIONS
+) -> str:
     """Run the scripts, as one, for so many seconds, with `given` as their arguments; the JSON they end with.
 
     Raises RuntimeError when wrk fails.
     """
     with _whole(scripts) as file:
         process = await asyncio.create_subprocess_exec(
-            *(wrk_binary(), "-t1", f"-c{CONNECTIONS}", f"-d{math.ceil(seconds)}s", "-s", str(file)),
+            *(wrk_binary(), "-t1", f"-c{connections}", f"-d{math.ceil(seconds)}s", "-s", str(file)),
             *(f"http://127.0.0.1:{port}", "--", *(f"{name}={value}" for name, value in given.items())),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
