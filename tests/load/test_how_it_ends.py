@@ -26,7 +26,10 @@ ENOUGH = 200  # requests, of which some are always under way
 
 @asynccontextmanager
 async def load(folder: Path, *words: str, **environment: object) -> AsyncIterator[Process]:
-    """A load under way, in a group of its own, as a terminal starts it."""
+    """A load under way, in a group of its own, as a terminal starts it: one that hears Ctrl-C.
+
+    Whoever runs the tests in the background of a script may have been started with SIGINT ignored, which is inherited.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "loadtest.load", "--shape", "smoke", "--report", str(folder), *words),
         cwd=folder,
@@ -34,6 +37,7 @@ async def load(folder: Path, *words: str, **environment: object) -> AsyncIterato
         stdout=PIPE,
         stderr=STDOUT,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
